@@ -1,0 +1,100 @@
+"""Affine maps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ..core import checks, dtypes
+from ..core.function import function
+from ..core.initial import uniform_fan_in
+from ..core.spec import Layer, config, layer, param
+
+Array = jax.Array
+
+
+@function
+def linear(input: Array, weight: Array, bias: Array | None = None) -> Array:
+    """``y = x A^T + b``.
+
+    Shape: input (*, in_features), weight (out_features, in_features) or (in_features,), bias (out_features,) or ();
+        output (*, out_features), or (*) for a weight of one dimension.
+
+    Raises:
+        RuntimeError: the last dimensions of input and weight differ, or the dtypes do.
+    """
+    checks.rank("linear", weight, (1, 2), name="weight")
+    checks.same_dtype("linear", input=input, weight=weight, bias=bias)
+    checks.require(input.ndim >= 1, "linear", "input must have at least one dimension", RuntimeError, shape=input.shape)
+    checks.require(
+        input.shape[-1] == weight.shape[-1],
+        "linear",
+        "the last dimensions of input and weight must be equal",
+        RuntimeError,
+        **{"input.shape": input.shape, "weight.shape": weight.shape},
+    )
+    y = jnp.matmul(input, weight.T)
+    if bias is None:
+        return y
+    ok = bias.ndim <= y.ndim and all(b in (1, n) for b, n in zip(bias.shape[::-1], y.shape[::-1], strict=False))
+    checks.require(ok, "linear", "bias must broadcast to the output", RuntimeError, **{"bias.shape": bias.shape, "output.shape": y.shape})
+    return y + jnp.broadcast_to(bias, y.shape)
+
+
+@layer
+class Linear(Layer):
+    """An affine map of the last dimension: ``y = x A^T + b``.
+
+    Shape: input (*, in_features), output (*, out_features).
+
+    Args:
+        in_features: size of each input sample.
+        out_features: size of each output sample.
+        bias: whether to add a learned bias.
+        device: where the parameters live; ``"meta"`` makes abstract ones.
+        dtype: of the parameters; float32 when None.
+
+    State: ``weight`` (out_features, in_features) and ``bias`` (out_features,), both U(-b, b), b = 1 / sqrt(in_features).
+    """
+
+    in_features: int
+    out_features: int
+    use_bias: bool = config(default=True, alias="bias")
+    device: Any = None
+    dtype: Any = None
+    weight: Array = param()
+    bias: Array | None = param()
+
+    def validate(self) -> None:
+        checks.integer(self, "in_features", self.in_features, 0)
+        checks.integer(self, "out_features", self.out_features, 0)
+
+    def setup(self, key: Array) -> dict[str, Array | None]:
+        dtype, n = dtypes.parameter(self, self.dtype), self.in_features
+        weight_key, bias_key = jax.random.split(key)
+        return {
+            "weight": uniform_fan_in(weight_key, (self.out_features, n), n, dtype),
+            "bias": uniform_fan_in(bias_key, (self.out_features,), n, dtype) if self.use_bias else None,
+        }
+
+    def compute(self, s: Any, input: Array) -> Array:
+        return linear(input, s.weight, s.bias)
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.use_bias}"
+
+
+@layer
+class Identity(Layer):
+    """Returns its input. Any constructor arguments are accepted and ignored.
+
+    Shape: input (*), output (*).
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._configured()
+
+    def compute(self, s: Any, input: Array) -> Array:
+        return input

@@ -1,0 +1,1 @@
+"""The stateful side: Module, Parameter, hooks, state_dict, containers and the twins of the pure layers."""

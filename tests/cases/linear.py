@@ -1,0 +1,8 @@
+from . import Case, normal
+
+CASES = [
+    Case("Linear", (4, 3), inputs=(normal(2, 4),)),
+    Case("Linear", (4, 3), {"bias": False}, inputs=(normal(4),)),
+    Case("Linear", (4, 3), inputs=(normal(2, 5, 4),)),
+    Case("Identity", inputs=(normal(2, 3),)),
+]
