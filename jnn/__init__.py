@@ -12,6 +12,9 @@ from .module.bridge import update as update
 from .module.catalogue import Identity as Identity
 from .module.catalogue import Linear as Linear
 from .module.catalogue import MSELoss as MSELoss
+from .module.containers import ModuleDict as ModuleDict
+from .module.containers import ModuleList as ModuleList
+from .module.containers import Sequential as Sequential
 from .module.module import Module as Module
 from .module.parameter import Buffer as Buffer
 from .module.parameter import Parameter as Parameter

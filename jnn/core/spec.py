@@ -244,3 +244,14 @@ def format_tree(name: str, extra: str, children: Mapping[str, str]) -> str:
         return f"{name}({extra})"
     parts = ([extra] if extra else []) + [f"({child}): {text}" for child, text in children.items()]
     return f"{name}(\n  " + "\n".join(parts).replace("\n", "\n  ") + "\n)"
+
+
+def group_repeats(children: Mapping[str, str]) -> dict[str, str]:
+    """Runs of equal reprs in a list as one entry, ``(0-3): 4 x Linear(...)``, as torch prints them."""
+    runs: list[tuple[list[str], str]] = []
+    for name, text in children.items():
+        if runs and runs[-1][1] == text:
+            runs[-1][0].append(name)
+        else:
+            runs.append(([name], text))
+    return {f"{n[0]}-{n[-1]}" if len(n) > 1 else n[0]: f"{len(n)} x {text}" if len(n) > 1 else text for n, text in runs}
