@@ -1,0 +1,62 @@
+"""jnn over torch's own test databases: every module and function, in float64 and float32, and every bad input."""
+
+from __future__ import annotations
+
+import traceback
+import warnings
+
+import pytest
+import torch
+
+import jnn
+
+from . import torch_databases as db
+
+DTYPES = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
+# Modules of the database that jnn does not have yet: the lazy ones.
+MODULES = [name for name in db.MODULES if not name.startswith("Lazy")]
+
+
+def check_all(cases):
+    """Run all cases, then fail once with every failure named."""
+    failed, count = [], 0
+    for description, check in cases:
+        count += 1
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torch's databases exercise deprecated arguments
+                check()
+        except Exception as error:
+            failed.append(f"{description}: {type(error).__name__}: {str(error).strip()[:400]}")
+    assert count, "the database has no case"
+    assert not failed, f"{len(failed)} of {count} cases\n" + "\n".join(failed[:5])
+
+
+@DTYPES
+@pytest.mark.parametrize("name", MODULES)
+def test_module(name, dtype):
+    check_all(db.module_cases(db.MODULES[name], dtype))
+
+
+@DTYPES
+@pytest.mark.parametrize("name", db.FUNCTIONS)
+def test_function(name, dtype):
+    check_all(db.function_cases(name, dtype))
+
+
+def _refuse(call):
+    """The call must be refused by jnn itself, in words."""
+    try:
+        call()
+    except (ValueError, TypeError, RuntimeError, IndexError, KeyError, NotImplementedError) as error:
+        last = traceback.extract_tb(error.__traceback__)[-1].filename
+        assert last.startswith(jnn.__path__[0]), f"refused outside jnn, in {last}: {error}"
+        assert ": " in str(error)
+    else:
+        pytest.fail("accepted")
+
+
+def test_bad_inputs():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        check_all((description, lambda c=call: _refuse(c)) for description, call in db.error_cases())
