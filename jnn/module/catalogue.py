@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .. import layers, losses
 from .module import Module
+from .normalization import RunningStatistics
 
 # linear
 
@@ -14,7 +15,124 @@ class Linear(layers.Linear, Module): ...
 class Identity(layers.Identity, Module): ...
 
 
-# regression
+# losses
+
+
+class L1Loss(losses.L1Loss, Module): ...
 
 
 class MSELoss(losses.MSELoss, Module): ...
+
+
+class NLLLoss(losses.NLLLoss, Module): ...
+
+
+class CrossEntropyLoss(losses.CrossEntropyLoss, Module): ...
+
+
+class BCEWithLogitsLoss(losses.BCEWithLogitsLoss, Module): ...
+
+
+# normalization
+
+
+class LayerNorm(layers.LayerNorm, Module): ...
+
+
+class BatchNorm1d(layers.BatchNorm1d, RunningStatistics): ...
+
+
+class BatchNorm2d(layers.BatchNorm2d, RunningStatistics): ...
+
+
+class BatchNorm3d(layers.BatchNorm3d, RunningStatistics): ...
+
+
+class SyncBatchNorm(layers.SyncBatchNorm, RunningStatistics): ...
+
+
+class InstanceNorm1d(layers.InstanceNorm1d, RunningStatistics): ...
+
+
+class InstanceNorm2d(layers.InstanceNorm2d, RunningStatistics): ...
+
+
+class InstanceNorm3d(layers.InstanceNorm3d, RunningStatistics): ...
+
+
+# shape
+
+
+class Flatten(layers.Flatten, Module): ...
+
+
+class Unflatten(layers.Unflatten, Module): ...
+
+
+# conv
+
+
+class Conv1d(layers.Conv1d, Module): ...
+
+
+class Conv2d(layers.Conv2d, Module): ...
+
+
+class Conv3d(layers.Conv3d, Module): ...
+
+
+class ConvTranspose1d(layers.ConvTranspose1d, Module): ...
+
+
+class ConvTranspose2d(layers.ConvTranspose2d, Module): ...
+
+
+class ConvTranspose3d(layers.ConvTranspose3d, Module): ...
+
+
+# padding
+
+
+class ConstantPad1d(layers.ConstantPad1d, Module): ...
+
+
+class ConstantPad2d(layers.ConstantPad2d, Module): ...
+
+
+class ConstantPad3d(layers.ConstantPad3d, Module): ...
+
+
+class ZeroPad1d(layers.ZeroPad1d, Module): ...
+
+
+class ZeroPad2d(layers.ZeroPad2d, Module): ...
+
+
+class ZeroPad3d(layers.ZeroPad3d, Module): ...
+
+
+class ReflectionPad1d(layers.ReflectionPad1d, Module): ...
+
+
+class ReflectionPad2d(layers.ReflectionPad2d, Module): ...
+
+
+class ReflectionPad3d(layers.ReflectionPad3d, Module): ...
+
+
+class ReplicationPad1d(layers.ReplicationPad1d, Module): ...
+
+
+class ReplicationPad2d(layers.ReplicationPad2d, Module): ...
+
+
+class ReplicationPad3d(layers.ReplicationPad3d, Module): ...
+
+
+class CircularPad1d(layers.CircularPad1d, Module): ...
+
+
+class CircularPad2d(layers.CircularPad2d, Module): ...
+
+
+class CircularPad3d(layers.CircularPad3d, Module): ...

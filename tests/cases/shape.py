@@ -1,0 +1,8 @@
+from . import Case, normal
+
+CASES = [
+    Case("Flatten", inputs=(normal(2, 3, 4),)),
+    Case("Flatten", (0, 1), inputs=(normal(2, 3, 4),)),
+    Case("Unflatten", (1, (2, 3)), inputs=(normal(4, 6),)),
+    Case("Unflatten", (-1, (2, -1)), inputs=(normal(4, 6),)),
+]
