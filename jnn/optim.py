@@ -20,7 +20,7 @@ from .module.training import Loss, write_back
 Named = dict[str, Any]
 
 
-def _grouped(groups: Mapping[str, optax.GradientTransformation]) -> optax.GradientTransformation:
+def _grouped(groups: Mapping[Any, optax.GradientTransformation]) -> optax.GradientTransformation:
     patterns = list(groups)
 
     def label(name: str) -> str:
@@ -79,7 +79,8 @@ class Optimizer:
 
     def _update(self, grads: Named, params: Named, state: Any) -> tuple[Named, Any]:
         updates, state = self._transform.update(grads, state, params)
-        return optax.apply_updates(params, updates), state
+        new: Any = optax.apply_updates(params, updates)
+        return new, state
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients of the model, or set them to zero."""
@@ -99,7 +100,7 @@ class Optimizer:
         checks.require(not unknown, self, "grads must be of trained parameters", KeyError, unknown=unknown)
         if not given:
             return
-        full = {n: given[n] if n in given else jnp.zeros_like(params[n]) for n in names}
+        full = {n: given[n] if n in given else jnp.zeros(params[n].shape, params[n].dtype) for n in names}
         if len(given) == len(names):
             new, self._state = self._apply(full, dict(zip(names, owned_values(params.values()), strict=True)), self._state)
         else:

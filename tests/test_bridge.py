@@ -12,6 +12,10 @@ import jnn.functional as F
 from jnn import layers as L
 
 
+def ones(shape):
+    return jnp.ones(shape, jnp.float32)
+
+
 class Net(nn.Module):
     def __init__(self):
         super().__init__()
@@ -19,7 +23,7 @@ class Net(nn.Module):
         self.norm = nn.BatchNorm2d(4)
         self.drop = nn.Dropout(0.5)
         self.fc = nn.Linear(16, 3)
-        self.scale = nn.Parameter(jnp.ones(3))
+        self.scale = nn.Parameter(ones(3))
 
     def forward(self, x):
         x = F.max_pool2d(F.relu(self.norm(self.conv(x))), 2)
@@ -63,7 +67,7 @@ def test_split_and_update(net):
     with pytest.raises(KeyError, match=r"Net: params and buffers must have the names that init gives, got missing=\['scale'\]"):
         nn.update(net, {k: v for k, v in params.items() if k != "scale"})
     with pytest.raises(RuntimeError, match="Net: scale must keep its shape"):
-        nn.update(net, params | {"scale": jnp.ones(4)})
+        nn.update(net, params | {"scale": ones(4)})
 
 
 def test_frozen_parameters_travel_in_buffers(net):
@@ -81,11 +85,11 @@ def test_tied_parameters_have_one_leaf_and_stay_tied():
     m[1].weight = m[0].weight
     params, _ = nn.split(m)
     assert params["1"].keys() == {"bias"}
-    grads = jax.grad(lambda p: jnp.sum(nn.pure(m).apply(p, {}, jnp.ones(3))[0]))(params)
+    grads = jax.grad(lambda p: jnp.sum(nn.pure(m).apply(p, {}, ones(3))[0]))(params)
     assert grads["0"]["weight"].shape == (3, 3)
     nn.update(m, jax.tree.map(lambda p: p * 0, params))
     assert m[0].weight is m[1].weight
-    assert not np.asarray(m(jnp.ones(3))).any()
+    assert not np.asarray(m(ones(3))).any()
 
 
 def test_pure_init_is_fresh_and_keeps_what_no_layer_made(net, key):
@@ -138,7 +142,7 @@ def test_dropout_needs_a_key_and_follows_its_path(net, key):
 
 def test_inserting_a_layer_does_not_shift_the_others(key):
     plain = L.Sequential(L.Dropout(0.5), L.Dropout(0.5))
-    x = jnp.ones(64)
+    x = ones(64)
 
     class Two(nn.Module):
         def __init__(self, first):
@@ -162,26 +166,26 @@ def test_functions_draw_from_the_running_call(key):
         def forward(self, x):
             return F.dropout(x, 0.5) + 10 * F.dropout(x, 0.5)
 
-    out = nn.pure(Net()).apply({}, {}, jnp.ones(64), train=True, key=key)[0]
+    out = nn.pure(Net()).apply({}, {}, ones(64), train=True, key=key)[0]
     assert set(np.unique(out)) == {0.0, 2.0, 20.0, 22.0}
     with pytest.raises(RuntimeError, match="dropout: random numbers inside a jax trace need a key"):
-        jax.jit(lambda x: F.dropout(x, 0.5))(jnp.ones(3))
+        jax.jit(lambda x: F.dropout(x, 0.5))(ones(3))
 
 
 def test_trees_of_the_wrong_names_are_refused(key):
     layer = L.Linear(3, 4)
     params, buffers = layer.init(key)
     with pytest.raises(KeyError, match=r"Linear: .* got missing=\['bias'\], unexpected=\['extra'\]"):
-        layer.apply({"weight": params["weight"], "extra": 1}, buffers, jnp.ones(3))
+        layer.apply({"weight": params["weight"], "extra": 1}, buffers, ones(3))
 
 
 def test_functional_call_is_torchs(net):
     net.eval()
     full = {n: p.detach() for n, p in net.named_parameters()}
-    np.testing.assert_array_equal(nn.func.functional_call(net, {"scale": jnp.zeros(3)}, X), np.zeros((5, 3)))
-    np.testing.assert_allclose(nn.func.functional_call(net, (full, {"scale": jnp.ones(3)}) and full, (X,)), net(X), rtol=1e-6)
+    np.testing.assert_array_equal(nn.func.functional_call(net, {"scale": jnp.zeros(3, dtype=jnp.float32)}, X), np.zeros((5, 3)))
+    np.testing.assert_allclose(nn.func.functional_call(net, (full, {"scale": ones(3)}) and full, (X,)), net(X), rtol=1e-6)
     with pytest.raises(KeyError, match="functional_call: a name must be given once"):
-        nn.func.functional_call(net, (full, {"scale": jnp.ones(3)}), X)
+        nn.func.functional_call(net, (full, {"scale": ones(3)}), X)
     with pytest.raises(KeyError, match="missing="):
         nn.func.functional_call(net, full, X, strict=True)
 
@@ -189,15 +193,15 @@ def test_functional_call_is_torchs(net):
 def test_tied_weights_in_functional_call():
     m = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
     m[1].weight = m[0].weight
-    zero = jnp.zeros((2, 2))
-    assert not np.asarray(nn.func.functional_call(m, {"1.weight": zero}, jnp.ones(2))).any()
-    assert np.asarray(nn.func.functional_call(m, {"1.weight": zero}, jnp.ones(2), tie_weights=False)).any()
+    zero = jnp.zeros((2, 2), dtype=jnp.float32)
+    assert not np.asarray(nn.func.functional_call(m, {"1.weight": zero}, ones(2))).any()
+    assert np.asarray(nn.func.functional_call(m, {"1.weight": zero}, ones(2), tie_weights=False)).any()
 
 
 def test_ensembles_by_vmap():
     models = [nn.Linear(3, 2) for _ in range(4)]
     params, buffers = nn.func.stack_module_state(models)
-    x = jnp.ones((5, 3))
+    x = ones((5, 3))
     outs = jax.vmap(lambda p, b: nn.func.functional_call(models[0], (p, b), (x,)))(params, buffers)
     np.testing.assert_allclose(outs, np.stack([m(x) for m in models]), rtol=1e-6)
     with pytest.raises(RuntimeError, match="one class"):

@@ -13,12 +13,17 @@ import torch
 
 import jnn as nn
 
+
+def ones(shape):
+    return jnp.ones(shape, jnp.float32)
+
+
 SOURCES = pytest.mark.parametrize("source", [nn, torch.nn], ids=["jnn", "torch"])
 
 
 def net(source):
     """The same model on either side, with a shared layer, a tied weight and two kinds of buffer."""
-    array = jnp.ones if source is nn else torch.ones
+    array = ones if source is nn else torch.ones
 
     class Net(source.Module):
         def __init__(self):
@@ -153,12 +158,12 @@ def test_meta_device_makes_abstract_parameters():
     with pytest.raises(RuntimeError, match="assign=True"):
         m.load_state_dict(nn.Linear(3, 4).state_dict())
     m.load_state_dict(nn.Linear(3, 4).state_dict(), assign=True)
-    assert m(jnp.ones(3)).shape == (4,)
+    assert m(ones(3)).shape == (4,)
 
 
 def test_copies_keep_ties_and_pickle_keeps_all():
     m = net(nn)
-    x = jnp.ones((2, 3))
+    x = ones((2, 3))
     for twin in (copy.deepcopy(m), pickle.loads(pickle.dumps(nn.Sequential(m.body, m.head, m.head)))):
         ties = [p for _, p in twin.named_parameters(remove_duplicate=False)]
         assert len({id(p) for p in ties}) < len(ties)
@@ -181,7 +186,7 @@ def test_hooks_run_in_order_and_their_values_count(source):
     m.register_forward_pre_hook(lambda mod, args, kwargs: (args, kwargs), with_kwargs=True)
     m.register_forward_hook(lambda mod, args, out: seen.append("post"))
     handle = m.register_forward_hook(lambda mod, args, out: out + 1, prepend=True)
-    x = jnp.ones(2) if source is nn else torch.ones(2)
+    x = ones(2) if source is nn else torch.ones(2)
     out = m(x)
     assert seen == ["pre", "post"]
     np.testing.assert_allclose(np.asarray(out.detach() if source is not nn else out), np.asarray(m.bias.detach()) + 1, rtol=1e-6)
@@ -198,7 +203,7 @@ def test_always_called_hooks_run_after_an_error(source):
     m.register_forward_hook(lambda *a: seen.append("always"), always_call=True)
     m.register_forward_hook(lambda *a: seen.append("never"))
     with pytest.raises(RuntimeError):
-        m(jnp.ones(3) if source is nn else torch.ones(3))
+        m(ones(3) if source is nn else torch.ones(3))
     assert seen == ["always"]
 
 
@@ -209,14 +214,14 @@ def test_hooks_see_inside_composites_and_compiled_calls():
     m.body[0].register_forward_hook(lambda mod, args, out: out * 0)
     params, buffers = nn.split(m)
     run = jax.jit(nn.pure(m).apply)
-    one, two = (run(params, buffers, jnp.full((2, 3), v))[0] for v in (1.0, 5.0))
+    one, two = (run(params, buffers, jnp.full((2, 3), v, dtype=jnp.float32))[0] for v in (1.0, 5.0))
     np.testing.assert_array_equal(one, two)
     assert shapes == [(2, 4)]
 
 
 def test_parameters_are_arrays_to_jax():
     p = nn.Parameter(jnp.arange(3.0))
-    q = jnp.ones(3)
+    q = ones(3)
     for got in (p + q, q + p, p * 2, 2 - p, jnp.exp(p), p[1:], p.sum(), -p, p @ q, p == q, p.astype(jnp.float32)):
         assert isinstance(got, jax.Array)
     assert (p.shape, p.ndim, p.dim(), p.numel(), len(p)) == ((3,), 1, 1, 3, 3)
@@ -239,9 +244,9 @@ def test_in_place_idioms():
     p.data = p * 2
     assert p.tolist() == [14.0, 0.0, 2.0]
     with pytest.raises(RuntimeError, match="an in-place change must keep the shape"):
-        p.fill_(jnp.ones(4))
+        p.fill_(ones(4))
     with pytest.raises(RuntimeError, match="grad must have the shape"):
-        p.grad = jnp.ones(4)
+        p.grad = ones(4)
     nn.manual_seed(3)
     a = p.normal_().tolist()
     nn.manual_seed(3)
@@ -259,11 +264,11 @@ def test_manual_seed_gives_the_same_model():
 
 def test_a_live_module_refuses_to_leak_tracers():
     m = nn.BatchNorm1d(3)
-    with pytest.raises(RuntimeError, match="buffer running_mean of a live module cannot be written inside a jax trace"):
-        jax.jit(lambda x: m(x))(jnp.ones((2, 3)))
-    jax.grad(lambda x: jnp.sum(m(x)))(jnp.ones((2, 3)))
+    with pytest.raises(RuntimeError, match="buffer num_batches_tracked of a live module cannot be written inside a jax trace"):
+        jax.jit(lambda x: m(x))(ones((2, 3)))
+    jax.grad(lambda x: jnp.sum(m(x)))(ones((2, 3)))
     assert int(m.num_batches_tracked) == 1
-    jax.jit(lambda x: m.eval()(x))(jnp.ones((2, 3)))
+    jax.jit(lambda x: m.eval()(x))(ones((2, 3)))
 
 
 def test_unknown_modules_are_named():

@@ -31,7 +31,9 @@ def test_outputs_gradients_and_buffers(case, train, key):
     floats, rebuild = oracle.split_floats((args, call))
     tensors = [torch.tensor(np.asarray(x), requires_grad=True) for x in floats]
     torch_args, torch_call = rebuild(tensors)
-    torch_args, torch_call = jax.tree.map(lambda x: torch.tensor(np.asarray(x)) if isinstance(x, jax.Array) else x, (torch_args, torch_call))
+    torch_args, torch_call = jax.tree.map(
+        lambda x: torch.tensor(np.asarray(x)) if isinstance(x, jax.Array) else x, (torch_args, torch_call)
+    )
 
     def run(floats, params):
         a, k = rebuild(floats)
@@ -51,7 +53,9 @@ def test_outputs_gradients_and_buffers(case, train, key):
     outs_t = [o for o in oracle.leaves(out_t) if o.requires_grad]
     if not outs_t:
         return
-    differentiable = [i for i, o in enumerate(o for o in oracle.leaves(out_t) if o.is_floating_point() or o.is_complex()) if o.requires_grad]
+    differentiable = [
+        i for i, o in enumerate(o for o in oracle.leaves(out_t) if o.is_floating_point() or o.is_complex()) if o.requires_grad
+    ]
     cts = _cotangents(outs_t)
     trained = {n: p for n, p in theirs.named_parameters() if p.requires_grad}
     wanted = [*tensors, *trained.values()]

@@ -12,6 +12,11 @@ import torch
 import jnn as nn
 import jnn.functional as F
 
+
+def ones(shape):
+    return jnp.ones(shape, jnp.float32)
+
+
 X = np.random.default_rng(0).standard_normal((8, 3)).astype(np.float32)
 Y = np.random.default_rng(1).integers(0, 2, 8)
 

@@ -115,4 +115,6 @@ def test_half_types_keep_their_dtype_and_precision(case, dtype, key):
         right = np.asarray(right)
         finite = np.isfinite(right)
         scale = 1 + np.max(np.abs(right[finite]), initial=0.0)
-        np.testing.assert_allclose(np.asarray(mine, np.float64)[finite], right[finite], rtol=0, atol=16 * float(jnp.finfo(dtype).eps) * scale)
+        np.testing.assert_allclose(
+            np.asarray(mine, np.float64)[finite], right[finite], rtol=0, atol=16 * float(jnp.finfo(dtype).eps) * scale
+        )

@@ -5,13 +5,13 @@
 
 from __future__ import annotations
 
-import numbers
 import operator
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NoReturn
 
 import jax
 import numpy as np
+from jax.core import Tracer
 
 
 def _who(who: object) -> str:
@@ -40,16 +40,15 @@ def require(ok: object, who: object, rule: str, exc: type[Exception] = ValueErro
         fail(who, rule, exc, **got)
 
 
-def integer(who: object, name: str, value: object, least: int | None = None) -> int:
+def integer(who: object, name: str, value: Any, least: int | None = None) -> int:
     """``value`` as an int, refused when it is not integral or is below ``least``."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        try:
-            value = operator.index(value)  # type: ignore[arg-type]
-        except TypeError:
-            fail(who, f"{name} must be an integer", TypeError, **{name: value})
-    if least is not None and int(value) < least:
-        fail(who, f"{name} must be at least {least}", **{name: value})
-    return int(value)
+    try:
+        number = operator.index(value)
+    except TypeError:
+        fail(who, f"{name} must be an integer", TypeError, **{name: value})
+    if least is not None and number < least:
+        fail(who, f"{name} must be at least {least}", **{name: number})
+    return number
 
 
 def ntuple(who: object, name: str, value: int | Sequence[int], n: int, least: int | None = None) -> tuple[int, ...]:
@@ -61,7 +60,7 @@ def ntuple(who: object, name: str, value: int | Sequence[int], n: int, least: in
     return tuple(integer(who, name, item, least) for item in items)
 
 
-def choice(who: object, name: str, value: object, allowed: Collection[object]) -> None:
+def choice(who: object, name: str, value: Any, allowed: Collection[object]) -> None:
     """Refuse a ``value`` that is not one of ``allowed``."""
     listed = ", ".join(repr(a) for a in allowed)
     require(value in allowed, who, f"{name} must be one of {listed}", **{name: value})
@@ -93,7 +92,7 @@ def dim(who: object, value: int, ndim: int, name: str = "dim") -> int:
 
 def concrete(x: Any) -> np.ndarray | None:
     """The values of ``x`` when they are known and on the CPU, else ``None``: reading them must never wait for a device."""
-    if isinstance(x, jax.core.Tracer):
+    if isinstance(x, Tracer):
         return None
     if isinstance(x, jax.Array):
         if not x.is_fully_addressable or any(device.platform != "cpu" for device in x.devices()):

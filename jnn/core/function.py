@@ -9,6 +9,7 @@ from typing import Any, ParamSpec, TypeVar, overload
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -39,7 +40,7 @@ def _dispatch(fn: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, Any
     """One compiled call of ``fn`` with its non-array arguments static; a plain call where that cannot be."""
     values = (*args, *kwargs.values())
     arrays = [v for v in values if isinstance(v, jax.Array)]
-    if not arrays or any(isinstance(v, jax.core.Tracer) for v in arrays):
+    if not arrays or any(isinstance(v, Tracer) for v in arrays):
         return fn(*args, **kwargs)
     # The type is part of the key because 1, 1.0 and True are equal.
     form = tuple((_Hole, None) if isinstance(v, jax.Array) else (type(v), v) for v in values)

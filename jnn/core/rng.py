@@ -12,6 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from . import checks
 
@@ -71,7 +72,7 @@ class Generator:
 
 def _staging() -> bool:
     """Whether operations on constants are being recorded rather than run, as under jit."""
-    return isinstance(jnp.add(np.float32(0), np.float32(0)), jax.core.Tracer)
+    return isinstance(jnp.add(np.float32(0), np.float32(0)), Tracer)
 
 
 class _Scope(NamedTuple):

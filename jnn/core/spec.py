@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal, TypeVar, dataclass_transform
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from . import checks, dtypes, rng, tree
 from .view import Run, View
@@ -28,7 +29,7 @@ class Constant:
 
     @functools.cached_property
     def _identity(self) -> tuple[object, ...]:
-        if isinstance(self.value, jax.core.Tracer):
+        if isinstance(self.value, Tracer):
             return (id(self.value),)
         value = np.asarray(self.value)
         return value.shape, value.dtype, value.tobytes()
@@ -97,7 +98,7 @@ def _hashable(value: Any) -> Any:
     return value
 
 
-@dataclass_transform(field_specifiers=(config, param, buffer))
+@dataclass_transform(eq_default=False, field_specifiers=(config, param, buffer))
 def layer(cls: type[T]) -> type[T]:
     """Make a class of annotated fields a layer: a frozen dataclass with torch's constructor signature."""
     cls = dataclasses.dataclass(frozen=True, init=False, repr=False)(cls)
@@ -110,7 +111,7 @@ def layer(cls: type[T]) -> type[T]:
     return cls
 
 
-@dataclasses.dataclass(frozen=True, init=False, repr=False)
+@layer
 class Layer:
     """A hashable description of a layer, with the pure pair ``init`` and ``apply``.
 

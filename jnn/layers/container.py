@@ -95,7 +95,8 @@ class ModuleDict(_Named):
     """
 
     def __init__(self, modules: Mapping[str, Layer] | Iterable[tuple[str, Layer]] | None = None) -> None:
-        self._hold(dict(modules or {}))
+        named: Any = modules or {}
+        self._hold(dict(named))
 
     def __iter__(self) -> Iterator[str]:
         return (name for name, _ in self.named)

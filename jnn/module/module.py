@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Self
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from ..core import checks, rng
 from ..core.spec import Layer, find_device, format_tree
@@ -56,8 +57,8 @@ class Module:
     _parameters: dict[str, Any]
     _buffers: dict[str, Any]
     _modules: dict[str, Any]
-    _forward_pre_hooks: dict[int, Hook]
-    _forward_hooks: dict[int, Hook]
+    _forward_pre_hooks: Registry
+    _forward_hooks: Registry
     _non_persistent_buffers_set: set[str]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
@@ -176,7 +177,7 @@ class Module:
             self._buffers[name] = None if value is None else jnp.asarray(value)
         elif value is None or held is None:
             self._buffers[name] = None if value is None else Buffer(value)
-        elif isinstance(value, jax.core.Tracer):
+        elif isinstance(value, Tracer):
             checks.fail(
                 self,
                 f"buffer {name} of a live module cannot be written inside a jax trace; run the model by jnn.pure, "
@@ -250,14 +251,16 @@ class Module:
         """The parameter at a dotted path."""
         path, _, name = target.rpartition(".")
         found = self.get_submodule(path)._parameters.get(name)
-        checks.require(found is not None, self, "no parameter there", AttributeError, target=target)
+        if found is None:
+            checks.fail(self, "no parameter there", AttributeError, target=target)
         return found
 
     def get_buffer(self, target: str) -> Buffer:
         """The buffer at a dotted path."""
         path, _, name = target.rpartition(".")
         found = self.get_submodule(path)._buffers.get(name)
-        checks.require(found is not None, self, "no buffer there", AttributeError, target=target)
+        if found is None:
+            checks.fail(self, "no buffer there", AttributeError, target=target)
         return found
 
     # Calling
@@ -391,7 +394,8 @@ class Module:
         ``dtype`` applies to floating point and complex values only; ``device`` is torch's string or a jax device or sharding.
         """
         dtype, device = kwargs.pop("dtype", None), kwargs.pop("device", None)
-        kwargs.pop("non_blocking", None), kwargs.pop("copy", None)
+        for accepted in ("non_blocking", "copy"):
+            kwargs.pop(accepted, None)
         checks.require(not kwargs, self, "to() takes dtype, device, non_blocking and copy", TypeError, got=[*kwargs])
         for arg in args:
             if isinstance(arg, (jax.Array, np.ndarray, Variable)):
