@@ -1,5 +1,15 @@
 """Pure layers: hashable descriptions with ``init`` and ``apply``."""
 
+from .activation import GELU as GELU
+from .activation import GLU as GLU
+from .activation import LogSigmoid as LogSigmoid
+from .activation import Mish as Mish
+from .activation import Sigmoid as Sigmoid
+from .activation import SiLU as SiLU
+from .activation import Softplus as Softplus
+from .activation import Softsign as Softsign
+from .activation import Tanh as Tanh
+from .activation import Tanhshrink as Tanhshrink
 from .batchnorm import BatchNorm1d as BatchNorm1d
 from .batchnorm import BatchNorm2d as BatchNorm2d
 from .batchnorm import BatchNorm3d as BatchNorm3d
@@ -16,6 +26,14 @@ from .conv import Conv3d as Conv3d
 from .conv import ConvTranspose1d as ConvTranspose1d
 from .conv import ConvTranspose2d as ConvTranspose2d
 from .conv import ConvTranspose3d as ConvTranspose3d
+from .dropout import AlphaDropout as AlphaDropout
+from .dropout import Dropout as Dropout
+from .dropout import Dropout1d as Dropout1d
+from .dropout import Dropout2d as Dropout2d
+from .dropout import Dropout3d as Dropout3d
+from .dropout import FeatureAlphaDropout as FeatureAlphaDropout
+from .embedding import Embedding as Embedding
+from .embedding import EmbeddingBag as EmbeddingBag
 from .linear import Identity as Identity
 from .linear import Linear as Linear
 from .normalization import LayerNorm as LayerNorm
@@ -34,5 +52,23 @@ from .padding import ReplicationPad3d as ReplicationPad3d
 from .padding import ZeroPad1d as ZeroPad1d
 from .padding import ZeroPad2d as ZeroPad2d
 from .padding import ZeroPad3d as ZeroPad3d
+from .rectifier import CELU as CELU
+from .rectifier import ELU as ELU
+from .rectifier import SELU as SELU
+from .rectifier import Hardshrink as Hardshrink
+from .rectifier import Hardsigmoid as Hardsigmoid
+from .rectifier import Hardswish as Hardswish
+from .rectifier import Hardtanh as Hardtanh
+from .rectifier import LeakyReLU as LeakyReLU
+from .rectifier import PReLU as PReLU
+from .rectifier import ReLU as ReLU
+from .rectifier import ReLU6 as ReLU6
+from .rectifier import RReLU as RReLU
+from .rectifier import Softshrink as Softshrink
+from .rectifier import Threshold as Threshold
 from .shape import Flatten as Flatten
 from .shape import Unflatten as Unflatten
+from .softmax import LogSoftmax as LogSoftmax
+from .softmax import Softmax as Softmax
+from .softmax import Softmax2d as Softmax2d
+from .softmax import Softmin as Softmin

@@ -136,3 +136,126 @@ class CircularPad2d(layers.CircularPad2d, Module): ...
 
 
 class CircularPad3d(layers.CircularPad3d, Module): ...
+
+
+# activation
+
+
+class GELU(layers.GELU, Module): ...
+
+
+class GLU(layers.GLU, Module): ...
+
+
+class LogSigmoid(layers.LogSigmoid, Module): ...
+
+
+class Mish(layers.Mish, Module): ...
+
+
+class Sigmoid(layers.Sigmoid, Module): ...
+
+
+class SiLU(layers.SiLU, Module): ...
+
+
+class Softplus(layers.Softplus, Module): ...
+
+
+class Softsign(layers.Softsign, Module): ...
+
+
+class Tanh(layers.Tanh, Module): ...
+
+
+class Tanhshrink(layers.Tanhshrink, Module): ...
+
+
+# dropout
+
+
+class AlphaDropout(layers.AlphaDropout, Module): ...
+
+
+class Dropout(layers.Dropout, Module): ...
+
+
+class Dropout1d(layers.Dropout1d, Module): ...
+
+
+class Dropout2d(layers.Dropout2d, Module): ...
+
+
+class Dropout3d(layers.Dropout3d, Module): ...
+
+
+class FeatureAlphaDropout(layers.FeatureAlphaDropout, Module): ...
+
+
+# embedding
+
+
+class Embedding(layers.Embedding, Module): ...
+
+
+class EmbeddingBag(layers.EmbeddingBag, Module): ...
+
+
+# rectifier
+
+
+class CELU(layers.CELU, Module): ...
+
+
+class ELU(layers.ELU, Module): ...
+
+
+class Hardshrink(layers.Hardshrink, Module): ...
+
+
+class Hardsigmoid(layers.Hardsigmoid, Module): ...
+
+
+class Hardswish(layers.Hardswish, Module): ...
+
+
+class Hardtanh(layers.Hardtanh, Module): ...
+
+
+class LeakyReLU(layers.LeakyReLU, Module): ...
+
+
+class PReLU(layers.PReLU, Module): ...
+
+
+class ReLU(layers.ReLU, Module): ...
+
+
+class ReLU6(layers.ReLU6, Module): ...
+
+
+class RReLU(layers.RReLU, Module): ...
+
+
+class SELU(layers.SELU, Module): ...
+
+
+class Softshrink(layers.Softshrink, Module): ...
+
+
+class Threshold(layers.Threshold, Module): ...
+
+
+# softmax
+
+
+class LogSoftmax(layers.LogSoftmax, Module): ...
+
+
+class Softmax(layers.Softmax, Module): ...
+
+
+class Softmax2d(layers.Softmax2d, Module): ...
+
+
+class Softmin(layers.Softmin, Module): ...
