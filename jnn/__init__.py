@@ -19,6 +19,7 @@ from .module.catalogue import BatchNorm1d as BatchNorm1d
 from .module.catalogue import BatchNorm2d as BatchNorm2d
 from .module.catalogue import BatchNorm3d as BatchNorm3d
 from .module.catalogue import BCEWithLogitsLoss as BCEWithLogitsLoss
+from .module.catalogue import Bilinear as Bilinear
 from .module.catalogue import CircularPad1d as CircularPad1d
 from .module.catalogue import CircularPad2d as CircularPad2d
 from .module.catalogue import CircularPad3d as CircularPad3d
@@ -40,6 +41,7 @@ from .module.catalogue import Embedding as Embedding
 from .module.catalogue import EmbeddingBag as EmbeddingBag
 from .module.catalogue import FeatureAlphaDropout as FeatureAlphaDropout
 from .module.catalogue import Flatten as Flatten
+from .module.catalogue import Fold as Fold
 from .module.catalogue import Hardshrink as Hardshrink
 from .module.catalogue import Hardsigmoid as Hardsigmoid
 from .module.catalogue import Hardswish as Hardswish
@@ -80,6 +82,7 @@ from .module.catalogue import Tanh as Tanh
 from .module.catalogue import Tanhshrink as Tanhshrink
 from .module.catalogue import Threshold as Threshold
 from .module.catalogue import Unflatten as Unflatten
+from .module.catalogue import Unfold as Unfold
 from .module.catalogue import ZeroPad1d as ZeroPad1d
 from .module.catalogue import ZeroPad2d as ZeroPad2d
 from .module.catalogue import ZeroPad3d as ZeroPad3d

@@ -28,6 +28,9 @@ from .layers.dropout import feature_alpha_dropout as feature_alpha_dropout
 from .layers.embedding import embedding as embedding
 from .layers.embedding import embedding_bag as embedding_bag
 from .layers.embedding import one_hot as one_hot
+from .layers.fold import fold as fold
+from .layers.fold import unfold as unfold
+from .layers.linear import bilinear as bilinear
 from .layers.linear import linear as linear
 from .layers.normalization import layer_norm as layer_norm
 from .layers.padding import pad as pad

@@ -43,6 +43,29 @@ def linear(input: Array, weight: Array, bias: Array | None = None) -> Array:
     return y + jnp.broadcast_to(bias, y.shape)
 
 
+@function
+def bilinear(input1: Array, input2: Array, weight: Array, bias: Array | None = None) -> Array:
+    """``y_o = x1^T A_o x2 + b_o``.
+
+    Shape: input1 (*, in1), input2 (*, in2), weight (out, in1, in2), bias (out,); output (*, out).
+
+    Raises:
+        RuntimeError: shapes or dtypes do not fit together.
+    """
+    arrays = {"input1": input1, "input2": input2, "weight": weight, "bias": bias}
+    shapes = {f"{name}.shape": x.shape for name, x in arrays.items() if x is not None}
+    checks.rank("bilinear", weight, (3,), name="weight")
+    checks.same_dtype("bilinear", **arrays)
+    checks.require(input1.ndim and input2.ndim, "bilinear", "inputs must have at least one dimension", RuntimeError, **shapes)
+    batch = input1.shape[:-1]
+    checks.require(input2.shape[:-1] == batch, "bilinear", "inputs must agree in all but the last dimension", RuntimeError, **shapes)
+    fits = (input1.shape[-1], input2.shape[-1]) == weight.shape[1:] and (bias is None or bias.shape == weight.shape[:1])
+    checks.require(fits, "bilinear", "weight must be (out, in1, in2) and bias (out,)", RuntimeError, **shapes)
+    dtype = dtypes.accumulator(weight.dtype) if jnp.issubdtype(weight.dtype, jnp.inexact) else weight.dtype
+    y = jnp.einsum("...i,oij,...j->...o", input1, weight, input2, preferred_element_type=dtype).astype(weight.dtype)
+    return y if bias is None else y + jnp.broadcast_to(bias, y.shape)
+
+
 @layer
 class Linear(Layer):
     """An affine map of the last dimension: ``y = x A^T + b``.
@@ -84,6 +107,57 @@ class Linear(Layer):
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.use_bias}"
+
+
+@layer
+class Bilinear(Layer):
+    """A bilinear map of the last dimensions of two inputs: ``y_o = x1^T A_o x2 + b_o``.
+
+    Shape: input1 (*, in1_features), input2 (*, in2_features), output (*, out_features).
+
+    Args:
+        in1_features: size of each first input sample, at least 1.
+        in2_features: size of each second input sample.
+        out_features: size of each output sample.
+        bias: whether to add a learned bias.
+        device: where the parameters live; ``"meta"`` makes abstract ones.
+        dtype: of the parameters; float32 when None.
+
+    State: ``weight`` (out_features, in1_features, in2_features) and ``bias`` (out_features,), both U(-b, b),
+        b = 1 / sqrt(in1_features).
+
+    Raises:
+        ValueError: a size is too small.
+    """
+
+    in1_features: int
+    in2_features: int
+    out_features: int
+    use_bias: bool = config(default=True, alias="bias")
+    device: Any = None
+    dtype: Any = None
+    weight: Array = param()
+    bias: Array | None = param()
+
+    def validate(self) -> None:
+        checks.integer(self, "in1_features", self.in1_features, 1)
+        checks.integer(self, "in2_features", self.in2_features, 0)
+        checks.integer(self, "out_features", self.out_features, 0)
+
+    def setup(self, key: Array) -> dict[str, Array | None]:
+        dtype, n = dtypes.parameter(self, self.dtype), self.in1_features
+        weight_key, bias_key = jax.random.split(key)
+        return {
+            "weight": uniform_fan_in(weight_key, (self.out_features, n, self.in2_features), n, dtype),
+            "bias": uniform_fan_in(bias_key, (self.out_features,), n, dtype) if self.use_bias else None,
+        }
+
+    def compute(self, s: Any, input1: Array, input2: Array) -> Array:
+        return bilinear(input1, input2, s.weight, s.bias)
+
+    def extra_repr(self) -> str:
+        sizes = f"in1_features={self.in1_features}, in2_features={self.in2_features}, out_features={self.out_features}"
+        return f"{sizes}, bias={self.use_bias}"
 
 
 @layer
