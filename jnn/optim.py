@@ -110,9 +110,13 @@ class Optimizer:
     def _partial_step(self, given: Named, full: Named, params: Mapping[str, Parameter]) -> tuple[Named, Any]:
         old = {n: p.detach() for n, p in params.items()}
         new, state = jax.jit(self._update)(full, old, self._state)
-        used = {n: n in given for n in old}
-        state = optax.tree_map_params(self._transform, lambda fresh, before, use: fresh if use else before, state, self._state, used)
-        return {n: new[n] if used[n] else jnp.array(old[n]) for n in old}, jax.tree.map(jnp.array, state)
+
+        def own(path: tuple[Any, ...]) -> bool:
+            """Whether a leaf of the state belongs to a parameter that is left alone."""
+            return any(isinstance(k, jax.tree_util.DictKey) and k.key in old and k.key not in given for k in path)
+
+        state = jax.tree_util.tree_map_with_path(lambda path, after, before: jnp.array(before) if own(path) else after, state, self._state)
+        return {n: new[n] if n in given else jnp.array(old[n]) for n in old}, state
 
     def compile_step(self, loss: Loss) -> Callable[..., Any]:
         """One donated step of ``loss`` and this optimizer, over the tuples of arrays that ``run_step`` passes."""

@@ -23,7 +23,7 @@ class Net(nn.Module):
         self.norm = nn.BatchNorm2d(4)
         self.drop = nn.Dropout(0.5)
         self.fc = nn.Linear(16, 3)
-        self.scale = nn.Parameter(ones(3))
+        self.scale = nn.Parameter(ones((1, 3)))
 
     def forward(self, x):
         x = F.max_pool2d(F.relu(self.norm(self.conv(x))), 2)
@@ -61,9 +61,9 @@ def test_split_and_update(net):
     assert nn.core.tree.flatten(buffers).keys() == dict(net.named_buffers()).keys()
     doubled = jax.tree.map(lambda p: p * 2, params)
     nn.update(net, doubled, buffers)
-    np.testing.assert_array_equal(net.scale, 2 * np.ones(3))
+    np.testing.assert_array_equal(net.scale, 2 * np.ones((1, 3)))
     nn.update(net, params)
-    np.testing.assert_array_equal(net.scale, np.ones(3))
+    np.testing.assert_array_equal(net.scale, np.ones((1, 3)))
     with pytest.raises(KeyError, match=r"Net: params and buffers must have the names that init gives, got missing=\['scale'\]"):
         nn.update(net, {k: v for k, v in params.items() if k != "scale"})
     with pytest.raises(RuntimeError, match="Net: scale must keep its shape"):
@@ -96,7 +96,7 @@ def test_pure_init_is_fresh_and_keeps_what_no_layer_made(net, key):
     net.scale.data.fill_(7.0)
     pure = nn.pure(net)
     params, buffers = jax.jit(pure.init)(key)
-    np.testing.assert_array_equal(params["scale"], np.full(3, 7.0))
+    np.testing.assert_array_equal(params["scale"], np.full((1, 3), 7.0))
     assert not np.array_equal(params["fc"]["weight"], net.fc.weight)
     for a, b in zip(jax.tree.leaves(pure.init(key)), jax.tree.leaves((params, buffers)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6)
@@ -182,11 +182,11 @@ def test_trees_of_the_wrong_names_are_refused(key):
 def test_functional_call_is_torchs(net):
     net.eval()
     full = {n: p.detach() for n, p in net.named_parameters()}
-    np.testing.assert_array_equal(nn.func.functional_call(net, {"scale": jnp.zeros(3, dtype=jnp.float32)}, X), np.zeros((5, 3)))
-    np.testing.assert_allclose(nn.func.functional_call(net, (full, {"scale": ones(3)}) and full, (X,)), net(X), rtol=1e-6)
-    with pytest.raises(KeyError, match="functional_call: a name must be given once"):
-        nn.func.functional_call(net, (full, {"scale": ones(3)}), X)
-    with pytest.raises(KeyError, match="missing="):
+    np.testing.assert_array_equal(nn.func.functional_call(net, {"scale": jnp.zeros((1, 3), dtype=jnp.float32)}, X), np.zeros((5, 3)))
+    np.testing.assert_allclose(nn.func.functional_call(net, full, (X,)), net(X), rtol=1e-6)
+    with pytest.raises(ValueError, match="functional_call: a name must be given once"):
+        nn.func.functional_call(net, (full, {"scale": ones((1, 3))}), X)
+    with pytest.raises(RuntimeError, match="missing="):
         nn.func.functional_call(net, full, X, strict=True)
 
 

@@ -33,7 +33,7 @@ def net(source):
             self.again = self.body[0]
             self.tied = source.Linear(4, 4, bias=False)
             self.tied.weight = self.head.weight
-            self.scale = source.Parameter(array(4))
+            self.scale = source.Parameter(array((1, 4)))
             self.register_buffer("seen", array(2))
             self.register_buffer("scratch", array(1), persistent=False)
             self.register_parameter("nothing", None)

@@ -232,11 +232,11 @@ def _require_names(spec: Layer, params: Mapping[str, Any], buffers: Mapping[str,
     require_names(spec, _names(spec), {*tree.flatten(params), *tree.flatten(buffers)})
 
 
-def require_names(who: object, expected: frozenset[str] | set[str], given: set[str]) -> None:
+def require_names(who: object, expected: frozenset[str] | set[str], given: set[str], exc: type[Exception] = KeyError) -> None:
     """Refuse trees that lack a leaf, which would else be computed without, or hold one that means nothing."""
     missing, unexpected = sorted(expected - given), sorted(given - expected)
     if missing or unexpected:
-        checks.fail(who, "params and buffers must have the names that init gives", KeyError, missing=missing, unexpected=unexpected)
+        checks.fail(who, "params and buffers must have the names that init gives", exc, missing=missing, unexpected=unexpected)
 
 
 def format_tree(name: str, extra: str, children: Mapping[str, str]) -> str:

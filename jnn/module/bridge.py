@@ -145,7 +145,7 @@ def functional_call(
         # A tied parameter may be given under any one of its names.
         covered = {id(names[n]) for n in given if n in names}
         lacking = {n for n, v in current.items() if id(v) not in covered}
-        require_names(functional_call.__name__, lacking | {*given} & {*names}, {*given})
+        require_names(functional_call.__name__, lacking | {*given} & {*names}, {*given}, RuntimeError)
     values: dict[str, Any] = {n: v.detach() for n, v in current.items()}
     first = {id(v): n for n, v in current.items()}
     for name, value in given.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from types import FunctionType
 from typing import Any
@@ -134,8 +135,8 @@ def clone(module: Module, convert: Callable[[Any], Any], run: tuple[rng.KeyStrea
             return memo[id(module)]
         twin = memo[id(module)] = object.__new__(type(module))
         state = twin.__dict__
-        state.update(module.__dict__)
-        state.pop("_structure", None)
+        # Hooks are copied so that ones added to either side later do not reach the other.
+        state.update({n: OrderedDict(v) if isinstance(v, Registry) else v for n, v in module.__dict__.items() if n != "_structure"})
         for registry in ("_parameters", "_buffers"):
             state[registry] = {n: None if v is None else convert(v) for n, v in state[registry].items()}
         state["_modules"] = {n: None if m is None else visit(m, f"{path}.{n}" if path else n) for n, m in state["_modules"].items()}
