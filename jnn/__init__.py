@@ -5,6 +5,7 @@ from . import functional as functional
 from . import layers as layers
 from . import losses as losses
 from . import optim as optim
+from . import utils as utils
 from .core.rng import manual_seed as manual_seed
 from .module.bridge import pure as pure
 from .module.bridge import split as split
@@ -13,8 +14,20 @@ from .module.catalogue import CELU as CELU
 from .module.catalogue import ELU as ELU
 from .module.catalogue import GELU as GELU
 from .module.catalogue import GLU as GLU
+from .module.catalogue import GRU as GRU
+from .module.catalogue import LSTM as LSTM
+from .module.catalogue import RNN as RNN
 from .module.catalogue import SELU as SELU
+from .module.catalogue import AdaptiveAvgPool1d as AdaptiveAvgPool1d
+from .module.catalogue import AdaptiveAvgPool2d as AdaptiveAvgPool2d
+from .module.catalogue import AdaptiveAvgPool3d as AdaptiveAvgPool3d
+from .module.catalogue import AdaptiveMaxPool1d as AdaptiveMaxPool1d
+from .module.catalogue import AdaptiveMaxPool2d as AdaptiveMaxPool2d
+from .module.catalogue import AdaptiveMaxPool3d as AdaptiveMaxPool3d
 from .module.catalogue import AlphaDropout as AlphaDropout
+from .module.catalogue import AvgPool1d as AvgPool1d
+from .module.catalogue import AvgPool2d as AvgPool2d
+from .module.catalogue import AvgPool3d as AvgPool3d
 from .module.catalogue import BatchNorm1d as BatchNorm1d
 from .module.catalogue import BatchNorm2d as BatchNorm2d
 from .module.catalogue import BatchNorm3d as BatchNorm3d
@@ -42,6 +55,7 @@ from .module.catalogue import EmbeddingBag as EmbeddingBag
 from .module.catalogue import FeatureAlphaDropout as FeatureAlphaDropout
 from .module.catalogue import Flatten as Flatten
 from .module.catalogue import Fold as Fold
+from .module.catalogue import GRUCell as GRUCell
 from .module.catalogue import Hardshrink as Hardshrink
 from .module.catalogue import Hardsigmoid as Hardsigmoid
 from .module.catalogue import Hardswish as Hardswish
@@ -56,6 +70,13 @@ from .module.catalogue import LeakyReLU as LeakyReLU
 from .module.catalogue import Linear as Linear
 from .module.catalogue import LogSigmoid as LogSigmoid
 from .module.catalogue import LogSoftmax as LogSoftmax
+from .module.catalogue import LPPool1d as LPPool1d
+from .module.catalogue import LPPool2d as LPPool2d
+from .module.catalogue import LPPool3d as LPPool3d
+from .module.catalogue import LSTMCell as LSTMCell
+from .module.catalogue import MaxPool1d as MaxPool1d
+from .module.catalogue import MaxPool2d as MaxPool2d
+from .module.catalogue import MaxPool3d as MaxPool3d
 from .module.catalogue import Mish as Mish
 from .module.catalogue import MSELoss as MSELoss
 from .module.catalogue import NLLLoss as NLLLoss
@@ -68,6 +89,8 @@ from .module.catalogue import ReLU6 as ReLU6
 from .module.catalogue import ReplicationPad1d as ReplicationPad1d
 from .module.catalogue import ReplicationPad2d as ReplicationPad2d
 from .module.catalogue import ReplicationPad3d as ReplicationPad3d
+from .module.catalogue import RNNCell as RNNCell
+from .module.catalogue import RNNCellBase as RNNCellBase
 from .module.catalogue import RReLU as RReLU
 from .module.catalogue import Sigmoid as Sigmoid
 from .module.catalogue import SiLU as SiLU
@@ -92,6 +115,7 @@ from .module.containers import Sequential as Sequential
 from .module.module import Module as Module
 from .module.parameter import Buffer as Buffer
 from .module.parameter import Parameter as Parameter
+from .module.recurrent import RNNBase as RNNBase
 from .module.training import backward as backward
 from .module.training import train_step as train_step
 from .module.training import value_and_grad as value_and_grad

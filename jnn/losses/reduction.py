@@ -1,51 +1,142 @@
-"""What is done with a loss's elements, decoded in one place."""
+"""What all losses share: the reduction, its deprecated arguments, and float32 for half types."""
 
 from __future__ import annotations
 
+import functools
+import inspect
 import warnings
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ..core import checks
-from ..core.spec import Layer, layer
+from ..core.function import function
+from ..core.spec import Constant, Layer, layer
 
 Array = jax.Array
-Reduction = Literal["none", "mean", "sum"]
+REDUCTIONS = ("none", "mean", "sum")
 
 
-def resolve(who: object, reduction: str, size_average: bool | None, reduce: bool | None, *, also: tuple[str, ...] = ()) -> str:
+def _name(who: object) -> str:
+    return who if isinstance(who, str) else type(who).__name__
+
+
+def resolve(who: object, reduction: str, size_average: bool | None, reduce: bool | None, allowed: tuple[str, ...], stacklevel: int) -> str:
     """The reduction that the arguments ask for; the deprecated ``size_average`` and ``reduce`` win where they are given.
 
     Raises:
-        ValueError: ``reduction`` is not "none", "mean", "sum" or one of ``also``.
+        ValueError: ``reduction`` is not one of ``allowed``.
     """
     if size_average is not None or reduce is not None:
-        old = "none" if reduce is False else "sum" if size_average is False else "mean"
-        name = who if isinstance(who, str) else type(who).__name__
-        warnings.warn(f"{name}: size_average and reduce are deprecated, use reduction={old!r}", FutureWarning, stacklevel=3)
-        return old
-    checks.choice(who, "reduction", reduction, ("none", "mean", "sum", *also))
+        old = "mean" if size_average in (None, True) else "sum"
+        reduction = "none" if reduce is not None and not reduce else old
+        warnings.warn(f"{_name(who)}: size_average and reduce are deprecated, use reduction={reduction!r}", UserWarning, stacklevel + 1)
+    elif reduction == "elementwise_mean":
+        warnings.warn(f"{_name(who)}: reduction='elementwise_mean' is deprecated, use reduction='mean'", UserWarning, stacklevel + 1)
+        reduction = "mean"
+    checks.choice(who, "reduction", reduction, allowed)
     return reduction
 
 
-def reduced(elements: Array, reduction: str) -> Array:
-    """The elements, their mean, or their sum. The mean of nothing is NaN, as in torch."""
+def reduced(elements: Array, reduction: str, count: Array | float | None = None) -> Array:
+    """The elements, their mean (over ``count`` where it is given), or their sum. The mean of nothing is NaN, as in torch."""
     if reduction == "none":
         return elements
-    return jnp.mean(elements) if reduction == "mean" else jnp.sum(elements)
+    total = jnp.sum(elements)
+    return total if reduction == "sum" else total / (elements.size if count is None else count)
+
+
+def loss_function(
+    *, values: Callable[..., None] | None = None, allowed: tuple[str, ...] = REDUCTIONS, jit: bool = True
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Make a function a public loss: :func:`core.function.function`, and what all losses do first.
+
+    The body sees one decoded ``reduction``, and bfloat16 and float16 arrays as float32; its result is cast back.
+    """
+
+    def decorate(fn: Callable[..., Any]) -> Callable[..., Any]:
+        signature = inspect.signature(fn)
+        run = function(jit=jit, values=values)(_in_float32(fn) if jit else fn)
+
+        @functools.wraps(fn)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            bound = signature.bind(*args, **kwargs)
+            bound.apply_defaults()
+            given = bound.arguments
+            old = {name: given[name] for name in ("size_average", "reduce") if name in given}
+            reduction = resolve(fn.__name__, given["reduction"], old.get("size_average"), old.get("reduce"), allowed, 2)
+            given.update(dict.fromkeys(old), reduction=reduction)
+            return run(*bound.args, **bound.kwargs)
+
+        return call
+
+    return decorate
+
+
+def _in_float32(fn: Callable[..., Array]) -> Callable[..., Array]:
+    """``fn`` with half arrays widened, and its result in the dtype they promote to."""
+
+    def is_float(x: Any) -> bool:
+        return isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jnp.floating)
+
+    @functools.wraps(fn)
+    def call(*args: Any, **kwargs: Any) -> Array:
+        floats = [x.dtype for x in (*args, *kwargs.values()) if is_float(x)]
+        if not floats or (dtype := jnp.result_type(*floats)).itemsize > 2:
+            return fn(*args, **kwargs)
+        args = tuple(x.astype(np.float32) if is_float(x) else x for x in args)
+        return fn(*args, **{k: x.astype(np.float32) if is_float(x) else x for k, x in kwargs.items()}).astype(dtype)
+
+    return call
+
+
+def broadcast(who: str, **arrays: Array | None) -> list[Any]:
+    """The arrays broadcast to one shape; ``None`` stays ``None``.
+
+    Raises:
+        RuntimeError: there is no such shape.
+    """
+    shapes = {name: x.shape for name, x in arrays.items() if x is not None}
+    try:
+        shape = jnp.broadcast_shapes(*shapes.values())
+    except ValueError:
+        checks.fail(who, f"{', '.join(shapes)} must broadcast to one shape", RuntimeError, **shapes)
+    return [None if x is None else jnp.broadcast_to(x, shape) for x in arrays.values()]
+
+
+def warn_of_shapes(input: Array, target: Array, *_: Any, **__: Any) -> None:
+    """Warn, as torch does, where input and target would be broadcast: it is seldom meant."""
+    if input.shape != target.shape:
+        warnings.warn(f"input and target differ in shape and are broadcast: {input.shape} and {target.shape}", UserWarning, stacklevel=4)
 
 
 @layer
 class Loss(Layer):
     """Base of all losses: decodes the reduction once, at construction."""
 
+    reductions: ClassVar[tuple[str, ...]] = REDUCTIONS
+
+    def validate(self) -> None:
+        config: Any = self
+        old = (getattr(self, "size_average", None), getattr(self, "reduce", None))
+        self._set(reduction=resolve(self, config.reduction, *old, self.reductions, 3))
+        if old != (None, None):
+            self._set(size_average=None, reduce=None)
+
+
+@layer
+class PlainLoss(Loss):
+    """Base of the losses whose arguments are the reduction alone, or begin with it."""
+
     size_average: bool | None = None
     reduce: bool | None = None
     reduction: str = "mean"
 
-    def validate(self) -> None:
-        """Store the reduction that the arguments ask for."""
-        if self.size_average is not None or self.reduce is not None:
-            self._set(reduction=resolve(self, self.reduction, self.size_average, self.reduce), size_average=None, reduce=None)
+
+def constant(who: object, name: str, value: Any) -> Array | None:
+    """The array of a weight given at construction, to be a buffer."""
+    checks.require(value is None or isinstance(value, Constant), who, f"{name} must be an array or None", TypeError, **{name: value})
+    return None if value is None else value.value

@@ -2,32 +2,49 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from ..core import checks
-from ..core.function import function
 from ..core.spec import layer
-from .reduction import Loss, reduced, resolve
+from .reduction import PlainLoss, broadcast, loss_function, reduced, warn_of_shapes
 
 Array = jax.Array
 
 
-def paired(who: str, input: Array, target: Array) -> tuple[Array, Array]:
-    """Input and target broadcast to one shape; torch warns where their shapes differ, for it is seldom meant."""
-    if input.shape != target.shape:
-        warnings.warn(f"{who}: input and target are broadcast, got shapes {input.shape} and {target.shape}", UserWarning, stacklevel=4)
-    try:
-        shape = jnp.broadcast_shapes(input.shape, target.shape)
-    except ValueError:
-        checks.fail(who, "input and target must broadcast to one shape", RuntimeError, input=input, target=target)
-    return jnp.broadcast_to(input, shape), jnp.broadcast_to(target, shape)
+def _weighted(who: str, elements: Array, weight: Array | None, input: Array) -> Array:
+    if weight is None:
+        return elements
+    checks.require(weight.shape == input.shape, who, "weight must have the shape of input", ValueError, weight=weight, input=input)
+    return elements * jnp.broadcast_to(weight, elements.shape)
 
 
-@function
+@loss_function(values=warn_of_shapes)
+def l1_loss(
+    input: Array,
+    target: Array,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    weight: Array | None = None,
+) -> Array:
+    """The absolute error ``|input - target|``, each element times ``weight`` where one is given.
+
+    A weighted mean divides by the sum of the weights.
+
+    Shape: input (*), target the same or broadcastable, weight that of input; output () or (*) for reduction "none".
+
+    Raises:
+        ValueError: weight has another shape than input.
+        RuntimeError: input and target do not broadcast.
+    """
+    x, y = broadcast("l1_loss", input=input, target=target)
+    return reduced(_weighted("l1_loss", jnp.abs(x - y), weight, input), reduction, None if weight is None else jnp.sum(weight))
+
+
+@loss_function(values=warn_of_shapes)
 def mse_loss(
     input: Array,
     target: Array,
@@ -40,32 +57,40 @@ def mse_loss(
 
     A weighted mean divides by the sum of the weights.
 
-    Shape: input (*), target and weight the same or broadcastable; output () or (*) for reduction "none".
+    Shape: input (*), target the same or broadcastable, weight that of input; output () or (*) for reduction "none".
+
+    Raises:
+        ValueError: weight has another shape than input.
+        RuntimeError: input and target do not broadcast.
     """
-    reduction = resolve("mse_loss", reduction, size_average, reduce)
-    x, y = paired("mse_loss", input, target)
-    return _weighted("mse_loss", jnp.square(x - y), weight, reduction)
-
-
-def _weighted(who: str, elements: Array, weight: Array | None, reduction: str) -> Array:
-    if weight is None:
-        return reduced(elements, reduction)
-    checks.require(
-        weight.shape == elements.shape, who, "weight must have the shape of the input", ValueError, weight=weight, input=elements
-    )
-    elements = elements * weight
-    return jnp.sum(elements) / jnp.sum(weight) if reduction == "mean" else reduced(elements, reduction)
+    x, y = broadcast("mse_loss", input=input, target=target)
+    return reduced(_weighted("mse_loss", jnp.square(x - y), weight, input), reduction, None if weight is None else jnp.sum(weight))
 
 
 @layer
-class MSELoss(Loss):
+class L1Loss(PlainLoss):
+    """The mean absolute error ``|x - y|``.
+
+    Shape: input (*), target (*); output (), or (*) for reduction "none".
+
+    Args:
+        size_average, reduce: deprecated; they override ``reduction``.
+        reduction: "mean", "sum" or "none".
+    """
+
+    def compute(self, s: Any, input: Array, target: Array) -> Array:
+        return l1_loss(input, target, reduction=self.reduction)
+
+
+@layer
+class MSELoss(PlainLoss):
     """The mean squared error ``(x - y)^2``.
 
     Shape: input (*), target (*); output (), or (*) for reduction "none".
 
     Args:
+        size_average, reduce: deprecated; they override ``reduction``.
         reduction: "mean", "sum" or "none".
-        size_average, reduce: deprecated; see :mod:`jnn.losses.reduction`.
     """
 
     def compute(self, s: Any, input: Array, target: Array) -> Array:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from .. import layers, losses
 from .module import Module
 from .normalization import RunningStatistics
+from .recurrent import RNNBase
 
 # linear
 
@@ -141,6 +142,87 @@ class CircularPad2d(layers.CircularPad2d, Module): ...
 class CircularPad3d(layers.CircularPad3d, Module): ...
 
 
+# fold
+
+
+class Fold(layers.Fold, Module): ...
+
+
+class Unfold(layers.Unfold, Module): ...
+
+
+# pooling
+
+
+class AdaptiveAvgPool1d(layers.AdaptiveAvgPool1d, Module): ...
+
+
+class AdaptiveAvgPool2d(layers.AdaptiveAvgPool2d, Module): ...
+
+
+class AdaptiveAvgPool3d(layers.AdaptiveAvgPool3d, Module): ...
+
+
+class AdaptiveMaxPool1d(layers.AdaptiveMaxPool1d, Module): ...
+
+
+class AdaptiveMaxPool2d(layers.AdaptiveMaxPool2d, Module): ...
+
+
+class AdaptiveMaxPool3d(layers.AdaptiveMaxPool3d, Module): ...
+
+
+class AvgPool1d(layers.AvgPool1d, Module): ...
+
+
+class AvgPool2d(layers.AvgPool2d, Module): ...
+
+
+class AvgPool3d(layers.AvgPool3d, Module): ...
+
+
+class LPPool1d(layers.LPPool1d, Module): ...
+
+
+class LPPool2d(layers.LPPool2d, Module): ...
+
+
+class LPPool3d(layers.LPPool3d, Module): ...
+
+
+class MaxPool1d(layers.MaxPool1d, Module): ...
+
+
+class MaxPool2d(layers.MaxPool2d, Module): ...
+
+
+class MaxPool3d(layers.MaxPool3d, Module): ...
+
+
+# recurrent
+
+
+class RNN(layers.RNN, RNNBase): ...
+
+
+class LSTM(layers.LSTM, RNNBase): ...
+
+
+class GRU(layers.GRU, RNNBase): ...
+
+
+class RNNCellBase(layers.RNNCellBase, Module): ...
+
+
+class RNNCell(layers.RNNCell, RNNCellBase): ...
+
+
+class LSTMCell(layers.LSTMCell, RNNCellBase): ...
+
+
+class GRUCell(layers.GRUCell, RNNCellBase): ...
+
+
 # activation
 
 
@@ -262,12 +344,3 @@ class Softmax2d(layers.Softmax2d, Module): ...
 
 
 class Softmin(layers.Softmin, Module): ...
-
-
-# fold
-
-
-class Fold(layers.Fold, Module): ...
-
-
-class Unfold(layers.Unfold, Module): ...

@@ -1,0 +1,22 @@
+import numpy as np
+
+from . import Case, ints, normal, uniform, value
+
+WEIGHT = np.array([0.5, 1.0, 2.0], np.float32)
+PROBABILITIES = value(np.full((2, 3, 2), 1 / 3))
+
+CASES = [
+    Case("NLLLoss", inputs=(normal(4, 3), ints(3, 4))),
+    Case("NLLLoss", inputs=(normal(3), ints(3))),
+    Case("NLLLoss", (WEIGHT,), {"ignore_index": 1}, inputs=(normal(2, 3, 4, 2), ints(3, 2, 4, 2))),
+    Case("NLLLoss", (WEIGHT,), {"reduction": "none"}, inputs=(normal(2, 3, 4), ints(3, 2, 4))),
+    Case("CrossEntropyLoss", inputs=(normal(4, 3), ints(3, 4))),
+    Case("CrossEntropyLoss", kwargs={"reduction": "sum"}, inputs=(normal(3), ints(3))),
+    Case("CrossEntropyLoss", (WEIGHT,), {"ignore_index": 1, "label_smoothing": 0.2}, inputs=(normal(2, 3, 4), ints(3, 2, 4))),
+    Case("CrossEntropyLoss", kwargs={"reduction": "none", "label_smoothing": 0.2}, inputs=(normal(4, 3), ints(3, 4))),
+    Case("CrossEntropyLoss", (WEIGHT,), {"label_smoothing": 0.1}, inputs=(normal(2, 3, 2), PROBABILITIES)),
+    Case("CrossEntropyLoss", kwargs={"reduction": "none"}, inputs=(normal(2, 3, 2), PROBABILITIES)),
+    Case("BCEWithLogitsLoss", inputs=(normal(4, 3), uniform(4, 3))),
+    Case("BCEWithLogitsLoss", (WEIGHT,), {"pos_weight": 2 * WEIGHT, "reduction": "none"}, inputs=(normal(4, 3), uniform(4, 3))),
+    Case("BCEWithLogitsLoss", kwargs={"pos_weight": WEIGHT, "reduction": "sum"}, inputs=(normal(3), uniform(3))),
+]
