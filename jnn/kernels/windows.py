@@ -1,0 +1,137 @@
+"""Maxima and sums over windows, one axis at a time.
+
+``lax.reduce_window`` takes the gradient of a maximum by a scalar loop on the CPU, splits no ties as torch does and knows
+no positions. Here a window is joined from strided slices of its axis. That is elementwise work which XLA fuses, plainly
+differentiable in every mode, and one rule for ties and NaN gives the values, their positions and their gradient.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from ..core import dtypes
+
+Array = jax.Array
+Leaves = tuple[Array, ...]
+
+
+class Window(NamedTuple):
+    """``count`` even windows along an axis: the i-th has ``size`` places, ``dilation`` apart, the first at ``i * stride - before``."""
+
+    size: int
+    stride: int
+    dilation: int
+    before: int
+    count: int
+
+
+class Bins(NamedTuple):
+    """Uneven windows along an axis: the i-th has the ``lengths[i]`` places from ``starts[i]`` on. ``starts`` may be traced."""
+
+    starts: Any
+    lengths: np.ndarray
+
+    def places(self) -> Any:
+        """(count, longest): the places of each window, the last one repeated."""
+        return self.starts[:, None] + np.minimum(np.arange(self.lengths.max()), self.lengths[:, None] - 1)
+
+    def filled(self) -> np.ndarray:
+        """(count, longest): which places are not repetitions."""
+        return np.arange(self.lengths.max()) < self.lengths[:, None]
+
+
+def maximum(x: Array, windows: Sequence[Window | Bins], positions: bool) -> tuple[Array, Array | None]:
+    """The maxima over windows of the trailing axes and, if wanted, their flat positions among the places of those axes.
+
+    Ties go to the first place in row-major order, the gradient too; a window that holds NaN gives its last NaN.
+    """
+    leaves: Leaves = (x,)
+    if positions:
+        places = x.shape[x.ndim - len(windows) :]
+        flat = jnp.arange(math.prod(places), dtype=dtypes.index()).reshape(places)
+        leaves += (jnp.broadcast_to(flat, x.shape),)
+    # From the last axis to the first, for that is what makes the first hit along each axis the first in row-major order.
+    for back, window in enumerate(reversed(windows), 1):
+        leaves = _maximum_along(leaves, x.ndim - back, window)
+    return leaves[0], leaves[1] if positions else None
+
+
+def total(x: Array, windows: Sequence[Window | Bins]) -> Array:
+    """The sums over windows of the trailing axes."""
+    for axis, window in enumerate(windows, x.ndim - len(windows)):
+        x = _total_along(x, axis, window)
+    return x
+
+
+def _maximum_along(leaves: Leaves, axis: int, window: Window | Bins) -> Leaves:
+    if isinstance(window, Window):
+        x, *flat = leaves
+        lowest = -np.inf if jnp.issubdtype(x.dtype, np.floating) else np.iinfo(x.dtype).min
+        return _slide((_pad(x, axis, window, lowest), *(_pad(f, axis, window, 0) for f in flat)), axis, window, _greater)
+    places = window.places()
+    taps = tuple(jnp.take(x, places, axis) for x in leaves)
+    joined = _slide(taps, axis + 1, Window(places.shape[1], places.shape[1], 1, 0, 1), _greater)
+    return tuple(lax.squeeze(x, (axis + 1,)) for x in joined)
+
+
+def _total_along(x: Array, axis: int, window: Window | Bins) -> Array:
+    if isinstance(window, Bins):
+        filled = np.expand_dims(window.filled(), [a for a in range(x.ndim + 1) if a not in (axis, axis + 1)])
+        return jnp.where(filled, jnp.take(x, window.places(), axis), 0).sum(axis + 1, dtype=x.dtype)
+    size, stride, dilation, before, count = window
+    if size == stride and dilation == 1 and before == 0 and count * size <= x.shape[axis]:
+        x = lax.slice_in_dim(x, 0, count * size, axis=axis)
+        return x.reshape(*x.shape[:axis], count, size, *x.shape[axis + 1 :]).sum(axis + 1, dtype=x.dtype)
+    return _slide((_pad(x, axis, window, 0),), axis, window, lambda a, b, _: (a[0] + b[0],))[0]
+
+
+def _pad(x: Array, axis: int, w: Window, value: float) -> Array:
+    """``x`` with exactly the places that the windows cover, or fewer at the end where they step over some."""
+    after = (w.count - 1) * w.stride + (w.size - 1) * w.dilation + 1 - w.before - x.shape[axis]
+    config = [(w.before, after, 0) if a == axis else (0, 0, 0) for a in range(x.ndim)]
+    return lax.pad(x, np.asarray(value, x.dtype), config)
+
+
+def _greater(left: Leaves, right: Leaves, vacant: np.ndarray | None) -> Leaves:
+    """The greater of two neighbouring runs of places; the right one where the left is ``vacant``, being padding only."""
+    a, b = left[0], right[0]
+    better = (b > a) | (b != b)
+    if vacant is not None:
+        better |= vacant
+    return tuple(jnp.where(better, later, earlier) for earlier, later in zip(left, right, strict=True))
+
+
+def _cut(leaves: Leaves, axis: int, start: int, stride: int, count: int) -> Leaves:
+    return tuple(lax.slice_in_dim(x, start, start + (count - 1) * stride + 1, stride, axis) for x in leaves)
+
+
+def _slide(leaves: Leaves, axis: int, w: Window, join: Callable[[Leaves, Leaves, np.ndarray | None], Leaves]) -> Leaves:
+    """The windows of padded leaves, each joined from left to right.
+
+    A window is made of a few equal parts, which are windows themselves and are shared between neighbours: the operations
+    are as the sum of the prime factors of its size, and for large primes as its logarithm.
+    """
+    if w.size == 1:
+        return _cut(leaves, axis, 0, w.stride, w.count)
+    parts = next((p for p in (2, 3, 5, 7) if w.size % p == 0), 2)
+    part = w.size // parts
+    shift = part * w.dilation
+    grid = math.gcd(w.stride, shift)
+    needed = ((w.count - 1) * w.stride + (parts - 1) * shift) // grid + 1
+    base = _slide(leaves, axis, w._replace(size=part, stride=grid, count=needed), join)
+    pieces = [_cut(base, axis, i * shift // grid, w.stride // grid, w.count) for i in range(parts)]
+    if parts * part < w.size:
+        pieces.append(_cut(leaves, axis, parts * shift, w.stride, w.count))
+    joined = pieces[0]
+    for i, piece in enumerate(pieces[1:], 1):
+        last_place = np.arange(w.count) * w.stride + (i * part - 1) * w.dilation
+        vacant = np.expand_dims(last_place < w.before, [a for a in range(leaves[0].ndim) if a != axis])
+        joined = join(joined, piece, vacant if vacant.any() else None)
+    return joined
