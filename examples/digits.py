@@ -22,6 +22,7 @@ import matplotlib as mpl
 import numpy as np
 import optax
 from digits_data import BadData, Digits, mnist, sklearn_digits
+from jax.sharding import NamedSharding, PartitionSpec
 from tqdm import tqdm
 
 import jnn as nn
@@ -163,6 +164,12 @@ class PmapStyle(FunctionalStyle):
 
     axis = AXIS
     norm = functools.partial(L.SyncBatchNorm, process_group=AXIS)
+
+    def __init__(self, size: int, optimizer: optax.GradientTransformation, seed: int) -> None:
+        super().__init__(size, optimizer, seed)
+        # As the step returns them; else its second call would compile anew.
+        everywhere = NamedSharding(jax.make_mesh((jax.local_device_count(),), (AXIS,)), PartitionSpec())
+        self.params, self.buffers, self.opt_state = jax.device_put((self.params, self.buffers, self.opt_state), everywhere)
 
     @staticmethod
     def compile(update: Any) -> Any:
