@@ -84,6 +84,8 @@ def batch_norm(
 
     Differs from torch: arrays are immutable, so training does not update the running statistics. The layers do.
     """
+    if not input.size:
+        return input
     _check("batch_norm", input, running_mean=running_mean, running_var=running_var)
     _check_eps("batch_norm", eps, training)
     if training:

@@ -6,8 +6,10 @@ import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from ..core import checks
+from ..core.function import function
 from ..core.spec import Layer, layer
 
 Array = jax.Array
@@ -81,3 +83,123 @@ class Unflatten(Layer):
 
     def extra_repr(self) -> str:
         return f"dim={self.dim}, unflattened_size={self.unflattened_size}"
+
+
+def _check_factor(who: str, name: str, factor: int, input: Array) -> None:
+    checks.integer(who, name, factor)
+    checks.require(factor > 0, who, f"{name} must be positive", RuntimeError, **{name: factor})
+    checks.require(input.ndim >= 3, who, "input must have at least three dimensions", RuntimeError, input=input)
+
+
+@function
+def pixel_shuffle(input: Array, upscale_factor: int) -> Array:
+    """Turns channels into pixels: ``y[c, h r + i, w r + j] = x[c r^2 + i r + j, h, w]``, r the factor.
+
+    Shape: input (*, C r^2, H, W), output (*, C, H r, W r).
+
+    Raises:
+        RuntimeError: the factor is not positive, the channels are no multiple of its square, or there are no channels and pixels.
+    """
+    _check_factor("pixel_shuffle", "upscale_factor", upscale_factor, input)
+    *batch, channels, height, width = input.shape
+    r = upscale_factor
+    ok = channels % (r * r) == 0
+    checks.require(ok, "pixel_shuffle", "upscale_factor^2 must divide the channels", RuntimeError, channels=channels, upscale_factor=r)
+    x = input.reshape(*batch, channels // (r * r), r, r, height, width)
+    return jnp.einsum("...ijhw->...hiwj", x).reshape(*batch, channels // (r * r), height * r, width * r)
+
+
+@function
+def pixel_unshuffle(input: Array, downscale_factor: int) -> Array:
+    """Turns pixels into channels, the inverse of :func:`pixel_shuffle`.
+
+    Shape: input (*, C, H r, W r), output (*, C r^2, H, W), r the factor.
+
+    Raises:
+        RuntimeError: the factor is not positive or does not divide height and width, or there are no channels and pixels.
+    """
+    _check_factor("pixel_unshuffle", "downscale_factor", downscale_factor, input)
+    *batch, channels, height, width = input.shape
+    r = downscale_factor
+    ok = height % r == width % r == 0
+    checks.require(ok, "pixel_unshuffle", "downscale_factor must divide height and width", RuntimeError, input=input, downscale_factor=r)
+    x = input.reshape(*batch, channels, height // r, r, width // r, r)
+    return jnp.einsum("...hiwj->...ijhw", x).reshape(*batch, channels * r * r, height // r, width // r)
+
+
+@function
+def channel_shuffle(input: Array, groups: int) -> Array:
+    """Interleaves the groups of channels: of (g, C / g) channels it makes (C / g, g).
+
+    Shape: input (N, C, *), output the same.
+
+    Raises:
+        RuntimeError: groups is not positive or does not divide C, or the input has fewer than three dimensions.
+    """
+    _check_factor("channel_shuffle", "groups", groups, input)
+    n, channels, *space = input.shape
+    checks.require(
+        channels % groups == 0, "channel_shuffle", "groups must divide the channels", RuntimeError, channels=channels, groups=groups
+    )
+    return input.reshape(n, groups, channels // groups, *space).swapaxes(1, 2).reshape(input.shape)
+
+
+@layer
+class PixelShuffle(Layer):
+    """Turns channels into pixels, for convolutions at a stride of 1 / upscale_factor.
+
+    Shape: input (*, C r^2, H, W), output (*, C, H r, W r), r the factor.
+
+    Args:
+        upscale_factor: by how much height and width grow.
+
+    Reference: Shi et al., Real-Time Single Image and Video Super-Resolution, 2016.
+    """
+
+    upscale_factor: int
+
+    def compute(self, s: Any, input: Array) -> Array:
+        return pixel_shuffle(input, self.upscale_factor)
+
+    def extra_repr(self) -> str:
+        return f"upscale_factor={self.upscale_factor}"
+
+
+@layer
+class PixelUnshuffle(Layer):
+    """Turns pixels into channels, the inverse of :class:`PixelShuffle`.
+
+    Shape: input (*, C, H r, W r), output (*, C r^2, H, W), r the factor.
+
+    Args:
+        downscale_factor: by how much height and width shrink.
+    """
+
+    downscale_factor: int
+
+    def compute(self, s: Any, input: Array) -> Array:
+        return pixel_unshuffle(input, self.downscale_factor)
+
+    def extra_repr(self) -> str:
+        return f"downscale_factor={self.downscale_factor}"
+
+
+@layer
+class ChannelShuffle(Layer):
+    """Interleaves the groups of channels, so that the next grouped convolution mixes them.
+
+    Shape: input (N, C, *), output the same.
+
+    Args:
+        groups: the number of groups, which divides C.
+
+    Reference: Zhang et al., ShuffleNet, 2017.
+    """
+
+    groups: int
+
+    def compute(self, s: Any, input: Array) -> Array:
+        return channel_shuffle(input, self.groups)
+
+    def extra_repr(self) -> str:
+        return f"groups={self.groups}"

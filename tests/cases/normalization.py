@@ -15,4 +15,12 @@ CASES = [
     Case("LayerNorm", (6,), inputs=(normal(2, 3, 6),)),
     Case("LayerNorm", ((2, 3), 1e-3), {"bias": False}, inputs=(normal(4, 2, 3),)),
     Case("LayerNorm", ((4, 64),), {"elementwise_affine": False}, inputs=(normal(2, 4, 64),)),
+    Case("RMSNorm", (6,), inputs=(normal(2, 3, 6),)),
+    Case("RMSNorm", ((2, 3), 1e-3, False), inputs=(normal(4, 2, 3),)),
+    Case("GroupNorm", (2, 4), inputs=(normal(2, 4),)),
+    Case("GroupNorm", (2, 4, 1e-3), {"bias": False}, inputs=(normal(2, 4, 2, 3),)),
+    Case("GroupNorm", (1, 4), {"affine": False}, inputs=(normal(1, 4, 5),)),
+    Case("LocalResponseNorm", (2,), inputs=(normal(2, 5, 3),)),
+    Case("LocalResponseNorm", (3, 0.5, 0.6, 2.0), inputs=(normal(2, 5, 2, 2),)),
+    Case("CrossMapLRN2d", (3, 0.5), inputs=(normal(2, 5, 2, 2),)),
 ]

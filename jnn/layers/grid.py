@@ -1,0 +1,160 @@
+"""Sampling of images and volumes at given points, and grids of such points."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import warnings
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from ..core import checks, dtypes
+from ..core.function import function
+from .resize import cubic
+
+Array = jax.Array
+
+
+def _aligned(who: str, align_corners: bool | None) -> bool:
+    if align_corners is None:
+        warnings.warn(f"{who}: align_corners is False unless given", UserWarning, stacklevel=4)
+    return bool(align_corners)
+
+
+def _reflect(x: Array, low: float, high: float) -> Array:
+    """``x`` mirrored at ``low`` and ``high`` until it lies between them."""
+    span = high - low
+    if span == 0:
+        return jnp.zeros_like(x)
+    away = jnp.abs(x - low)
+    rest = jnp.fmod(away, span)
+    return jnp.where(jnp.floor(away / span) % 2 == 0, rest + low, span - rest + low)
+
+
+def _inside(x: Array, size: int, padding_mode: str, align_corners: bool) -> Array:
+    """Positions brought among the ``size`` elements, as the padding mode says."""
+    if padding_mode == "zeros":
+        return x
+    if padding_mode == "reflection":
+        x = _reflect(x, 0, size - 1) if align_corners else _reflect(x, -0.5, size - 0.5)
+    return lax.clamp(jnp.zeros((), x.dtype), jnp.where(jnp.isnan(x), 0, x), jnp.asarray(size - 1, x.dtype))
+
+
+class _Tap(NamedTuple):
+    """One element along one axis for every point: its index, its weight, and whether it exists."""
+
+    index: Array
+    weight: Array
+    exists: Array
+
+
+def _tap(position: Array, weight: Array, size: int) -> _Tap:
+    exists = (position >= 0) & (position <= size - 1)
+    # The index is a constant of differentiation, and a position that is NaN or out of an integer's range has none.
+    index = jnp.where(exists, lax.stop_gradient(position), 0).astype(dtypes.index())
+    return _Tap(index, weight, exists)
+
+
+def _taps(x: Array, size: int, mode: str, padding_mode: str, align_corners: bool) -> list[_Tap]:
+    """What the coordinates ``x`` in [-1, 1] are sampled from along an axis of ``size`` elements."""
+    position = x * ((size - 1) / 2 if align_corners else size / 2) + (size - 1) / 2
+    if mode == "bicubic":
+        left = jnp.floor(position)
+        places = [_inside(left + k, size, padding_mode, align_corners) for k in (-1, 0, 1, 2)]
+        return [_tap(jnp.round(p), w, size) for p, w in zip(places, cubic(position - left), strict=True)]
+    position = _inside(position, size, padding_mode, align_corners)
+    if mode == "nearest":
+        return [_tap(jnp.round(position), jnp.ones_like(position), size)]
+    left = jnp.floor(position)
+    far = position - left
+    return [_tap(left, 1 - far, size), _tap(left + 1, far, size)]
+
+
+@function
+def grid_sample(input: Array, grid: Array, mode: str = "bilinear", padding_mode: str = "zeros", align_corners: bool | None = None) -> Array:
+    """Samples the input at the points of ``grid``: ``y[n, c, h, w] = input[n, c]`` at ``grid[n, h, w]``.
+
+    A point is (x, y) or (x, y, z), x along the last dimension of the input; -1 and 1 are the outer borders of the first and the
+    last element, or their centres with ``align_corners``.
+
+    Shape: input (N, C, H, W) and grid (N, H', W', 2), output (N, C, H', W'); or input (N, C, D, H, W) and grid
+        (N, D', H', W', 3), output (N, C, D', H', W').
+
+    Args:
+        mode: "bilinear" (trilinear for volumes), "nearest" or, for images, "bicubic".
+        padding_mode: what stands outside the input: "zeros", the nearest element ("border") or the mirrored input ("reflection").
+        align_corners: see above; None is False, with a warning.
+
+    Raises:
+        ValueError: mode or padding_mode is unknown.
+        RuntimeError: shapes or dtypes do not fit.
+    """
+    who = "grid_sample"
+    checks.choice(who, "mode", mode, ("bilinear", "nearest", "bicubic"))
+    checks.choice(who, "padding_mode", padding_mode, ("zeros", "border", "reflection"))
+    aligned = _aligned(who, align_corners)
+    _check_shapes(who, input, grid, mode)
+    n, channels, *space = input.shape
+    out = grid.shape[1:-1]
+    dtype = dtypes.accumulator(input.dtype)
+    points = grid.astype(dtype).reshape(n, math.prod(out), len(space))
+    pixels = input.astype(dtype).reshape(n, channels, math.prod(space))
+    axes = [_taps(points[..., -1 - axis], size, mode, padding_mode, aligned) for axis, size in enumerate(space)]
+    total = jnp.zeros((n, channels, math.prod(out)), dtype)
+    for taps in itertools.product(*axes):
+        index, weight, exists = taps[0]
+        for tap, size in zip(taps[1:], space[1:], strict=True):
+            index, weight, exists = index * size + tap.index, weight * tap.weight, exists & tap.exists
+        values = jnp.take_along_axis(pixels, index[:, None], 2, mode="clip") * weight[:, None]
+        total += jnp.where(exists[:, None], values, 0)
+    return total.reshape(n, channels, *out).astype(input.dtype)
+
+
+def _check_shapes(who: str, input: Array, grid: Array, mode: str) -> None:
+    shapes = {"input.shape": input.shape, "grid.shape": grid.shape}
+    checks.floating(who, "input", input)
+    checks.same_dtype(who, input=input, grid=grid)
+    checks.rank(who, input, (4, 5))
+    checks.require(grid.ndim == input.ndim, who, "input and grid must have the same number of dimensions", RuntimeError, **shapes)
+    checks.require(grid.shape[0] == input.shape[0], who, "input and grid must have the same batch size", RuntimeError, **shapes)
+    ok = grid.shape[-1] == input.ndim - 2
+    checks.require(ok, who, "the last dimension of grid must be the number of spatial dimensions", RuntimeError, **shapes)
+    checks.require(0 not in input.shape[2:], who, "the input must have elements in space", RuntimeError, **shapes)
+    checks.require(mode != "bicubic" or input.ndim == 4, who, "mode 'bicubic' is for images only", RuntimeError, **shapes)
+
+
+@function
+def affine_grid(theta: Array, size: Sequence[int], align_corners: bool | None = None) -> Array:
+    """The points of a regular grid over [-1, 1], mapped by affine matrices, for :func:`grid_sample`.
+
+    Shape: theta (N, 2, 3) and size (N, C, H, W), output (N, H, W, 2); or theta (N, 3, 4) and size (N, C, D, H, W), output
+        (N, D, H, W, 3).
+
+    Args:
+        theta: one matrix per sample, in the order (x, y) or (x, y, z), the last column a translation.
+        size: the shape of the output of ``grid_sample``.
+        align_corners: whether -1 and 1 are the centres of the corner elements, and not the outer borders; None is False, with a warning.
+
+    Raises:
+        ValueError: theta is not floating point or does not have the shape that goes with size, or size is not positive.
+        NotImplementedError: size does not have 4 or 5 entries.
+    """
+    who = "affine_grid"
+    aligned = _aligned(who, align_corners)
+    checks.require(jnp.issubdtype(theta.dtype, jnp.floating), who, "theta must be floating point", theta=theta)
+    checks.require(len(size) in (4, 5), who, "size must have 4 or 5 entries", NotImplementedError, size=size)
+    space, nd = size[2:], len(size) - 2
+    checks.require(theta.ndim == 3 and theta.shape[1:] == (nd, nd + 1), who, f"theta must be (N, {nd}, {nd + 1})", theta=theta, size=size)
+    checks.require(min(size) > 0, who, "size must be positive", size=size)
+    checks.require(theta.shape[0] == size[0], who, "theta and size must have the same batch size", RuntimeError, theta=theta, size=size)
+    matrix = theta.astype(dtypes.accumulator(theta.dtype)).reshape(-1, *(1,) * nd, nd, nd + 1)
+    points = matrix[..., nd]
+    for axis, n in enumerate(space):
+        line = jnp.linspace(-1, 1, n, dtype=matrix.dtype) if n > 1 else jnp.zeros(1, matrix.dtype)
+        line = line if aligned else line * ((n - 1) / n)
+        points = points + line.reshape(-1, *(1,) * (nd - axis)) * matrix[..., nd - 1 - axis]
+    return points.astype(theta.dtype)
