@@ -1,0 +1,134 @@
+"""Scaled dot product attention, whole or by blocks of queries."""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..core import checks, dtypes
+
+Array = jax.Array
+
+# Scores of which more than this many would be held at once are computed by blocks.
+_MOST_SCORES = 1 << 26
+_BLOCK = 128
+
+
+class SDPBackend(enum.IntEnum):
+    """Ways to compute attention, under torch's names and numbers. Two exist here.
+
+    ``MATH`` holds all scores at once. ``EFFICIENT_ATTENTION`` computes them again for each block of queries in the backward
+    pass, so that memory grows with one sequence length and not with the product of two.
+    """
+
+    ERROR = -1
+    MATH = 0
+    FLASH_ATTENTION = 1
+    EFFICIENT_ATTENTION = 2
+    CUDNN_ATTENTION = 3
+    OVERRIDEABLE = 4
+
+
+HERE = (SDPBackend.MATH, SDPBackend.EFFICIENT_ATTENTION)
+_allowed: ContextVar[tuple[SDPBackend, ...]] = ContextVar("jnn_sdpa_backends", default=HERE)
+_ordered: ContextVar[bool] = ContextVar("jnn_sdpa_ordered", default=False)
+
+
+@contextmanager
+def sdpa_kernel(backends: list[SDPBackend] | SDPBackend, set_priority: bool = False) -> Iterator[None]:
+    """Allow only these ways to compute attention; the first of them that exists is taken when ``set_priority``.
+
+    Under jit the choice is made while tracing: use it inside the compiled function.
+    """
+    given = [backends] if isinstance(backends, SDPBackend) else backends
+    ok = isinstance(given, list) and all(isinstance(b, SDPBackend) for b in given)
+    checks.require(ok, "sdpa_kernel", "backends must be an SDPBackend or a list of them", AssertionError, backends=backends)
+    tokens = _allowed.set(tuple(dict.fromkeys(given))), _ordered.set(set_priority)
+    try:
+        yield
+    finally:
+        _allowed.reset(tokens[0])
+        _ordered.reset(tokens[1])
+
+
+def choose(who: str, q: Array, k: Array) -> SDPBackend:
+    """The backend for these arrays among those that the running :func:`sdpa_kernel` allows."""
+    able = [b for b in _allowed.get() if b in HERE]
+    checks.require(able, who, "none of the allowed backends exists here", RuntimeError, allowed=[b.name for b in _allowed.get()])
+    if len(able) == 1 or _ordered.get():
+        return able[0]
+    scores = math.prod(q.shape[:-1]) * k.shape[-2]
+    return SDPBackend.EFFICIENT_ATTENTION if scores > _MOST_SCORES else SDPBackend.MATH
+
+
+def probabilities(q: Array, k: Array, bias: Array | None, scale: float, *, safe: bool) -> Array:
+    """Softmax of ``scale q k^T + bias`` over the keys, in float32 for half types.
+
+    A row of nothing but ``-inf`` gives zeros when ``safe``, else NaN.
+    """
+    scores = jnp.matmul(q * scale, jnp.swapaxes(k, -1, -2), preferred_element_type=dtypes.accumulator(q.dtype))
+    if bias is not None:
+        scores = scores + jnp.broadcast_to(bias, scores.shape)
+    top = jax.lax.stop_gradient(jnp.max(scores, -1, keepdims=True, initial=-jnp.inf))
+    raised = jnp.exp(scores - (jnp.where(top == -jnp.inf, 0, top) if safe else top))
+    total = raised.sum(-1, keepdims=True)
+    return raised / (jnp.where(total == 0, 1, total) if safe else total)
+
+
+def drop(x: Array, rate: float, key: Array | None) -> Array:
+    """``x`` with a share ``rate`` of its elements zeroed and the others scaled; all of it without a key."""
+    if key is None or rate == 0:
+        return x
+    return jnp.where(jax.random.bernoulli(key, np.float32(1 - rate), x.shape), x / (1 - rate), 0) if rate < 1 else jnp.zeros_like(x)
+
+
+def _attend(
+    q: Array, k: Array, v: Array, bias: Array | None, first: Array | int, causal: bool, scale: float, rate: float, key: Array | None
+) -> Array:
+    """Attention of queries of which the first stands at position ``first``."""
+    if causal:
+        ahead = np.arange(k.shape[-2])[None] > first + np.arange(q.shape[-2])[:, None]
+        bar = jnp.where(ahead, -jnp.inf, 0.0).astype(q.dtype)
+        bias = bar if bias is None else bias + jnp.broadcast_to(bar, jnp.broadcast_shapes(bias.shape, bar.shape))
+    weights = drop(probabilities(q, k, bias, scale, safe=True), rate, key)
+    return jnp.matmul(weights.astype(v.dtype), v)
+
+
+def attention(
+    q: Array, k: Array, v: Array, bias: Array | None, key: Array | None, *, causal: bool, scale: float, rate: float, backend: SDPBackend
+) -> Array:
+    """``softmax(scale q k^T + bias) v`` over the last two dimensions.
+
+    Args:
+        bias: added to the scores; of two dimensions at least.
+        key: feeds the dropout of weights; none are dropped without.
+        causal: whether a query sees only keys of positions up to its own.
+        rate: the probability of a weight being dropped.
+    """
+    steps = q.shape[-2]
+    if backend is SDPBackend.MATH or steps <= _BLOCK:
+        return _attend(q, k, v, bias, 0, causal, scale, rate, key)
+    count = -(-steps // _BLOCK)
+
+    def blocks(x: Array) -> Array:
+        """(..., L, E) as (count, ..., block, E), filled up with zeros."""
+        x = jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, count * _BLOCK - steps), (0, 0)])
+        return jnp.moveaxis(x.reshape(*x.shape[:-2], count, _BLOCK, x.shape[-1]), -3, 0)
+
+    by_query = bias is not None and bias.shape[-2] != 1
+
+    @jax.checkpoint
+    def block(at: tuple[Array, Array, Array | None]) -> Array:
+        i, q, part = at
+        own = None if key is None else jax.random.fold_in(key, i)
+        return _attend(q, k, v, part if by_query else bias, i * _BLOCK, causal, scale, rate, own)
+
+    out = jnp.moveaxis(jax.lax.map(block, (jnp.arange(count), blocks(q), blocks(bias) if by_query and bias is not None else None)), 0, -3)
+    return out.reshape(*out.shape[:-3], count * _BLOCK, out.shape[-1])[..., :steps, :]
