@@ -97,7 +97,7 @@ def _depthwise(x: Array, w: Array, stride: Ints, padding: Pads, dilation: Ints) 
     y = jnp.zeros((batch, channels, by_tap.shape[2], *sizes), dtype)
     for part, factor in zip(taps(x_wide, kernel, stride, dilation, sizes), by_tap):
         y += part * factor.reshape(1, *factor.shape, *ones)
-    return y.reshape(batch, -1, *sizes).astype(x.dtype)
+    return y.reshape(batch, w.shape[0], *sizes).astype(x.dtype)
 
 
 def _subpixel(x: Array, w: Array, stride: Ints, padding: Ints, sizes: Ints, groups: int) -> Array:
