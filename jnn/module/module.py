@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+import inspect
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from typing import Any, ClassVar, Self
 
@@ -14,20 +14,31 @@ import numpy as np
 from jax.core import Tracer
 
 from ..core import checks, rng
-from ..core.spec import Layer, find_device, format_tree
-from . import hooks, state_dict
+from ..core.spec import Layer, format_tree
+from . import hooks
 from .hooks import Hook, RemovableHandle
-from .parameter import Buffer, Parameter, Variable, cast
+from .parameter import Buffer, Parameter, Variable
 from .registry import Registry, Version
+from .state_dict import StateDict
 
 # What a stateful twin takes from Module although its Layer, which comes first in the MRO, has it too.
 _RESTORED = ("__eq__", "__hash__", "__repr__", "__setattr__", "__delattr__", "__getstate__", "apply", "_configured", "cached_parts")
-_REGISTRIES = ("_parameters", "_buffers", "_modules", "_forward_pre_hooks", "_forward_hooks")
+_REGISTRIES = (
+    "_parameters",
+    "_buffers",
+    "_modules",
+    "_forward_pre_hooks",
+    "_forward_hooks",
+    "_backward_pre_hooks",
+    "_backward_hooks",
+    "_state_dict_pre_hooks",
+    "_state_dict_hooks",
+    "_load_state_dict_pre_hooks",
+    "_load_state_dict_post_hooks",
+)
 
 # Modules that a compiled function calls although they are no argument of it, noted while it is traced.
 live_calls: ContextVar[list[Module] | None] = ContextVar("jnn_live_calls", default=None)
-global_forward_pre_hooks = Registry()
-global_forward_hooks = Registry()
 
 
 class Binding:
@@ -39,7 +50,7 @@ class Binding:
         self.stream, self.path = stream, path
 
 
-class Module:
+class Module(StateDict):
     """Base class of all stateful layers and models, as ``torch.nn.Module``.
 
     Assign parameters, buffers and submodules as attributes and define ``forward``. The twin of a pure layer needs no
@@ -52,14 +63,11 @@ class Module:
 
     training: bool
     _twins: ClassVar[dict[type[Layer], type[Module]]] = {}
-    _version: ClassVar[int] = 1
     _bound: Binding | None = None
-    _parameters: dict[str, Any]
-    _buffers: dict[str, Any]
-    _modules: dict[str, Any]
     _forward_pre_hooks: Registry
     _forward_hooks: Registry
-    _non_persistent_buffers_set: set[str]
+    _backward_pre_hooks: Registry
+    _backward_hooks: Registry
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         self = object.__new__(cls)
@@ -76,7 +84,7 @@ class Module:
             return
         for name in _RESTORED:
             if name not in vars(cls):
-                setattr(cls, name, vars(Module)[name])
+                setattr(cls, name, inspect.getattr_static(Module, name))
         if specs[0].setup is not Layer.setup and not hasattr(cls, "reset_parameters"):
             cls.reset_parameters = Module._reset_parameters  # type: ignore[attr-defined]
         cls.__doc__ = cls.__doc__ or specs[0].__doc__
@@ -84,7 +92,9 @@ class Module:
 
     @classmethod
     def from_spec(cls, spec: Layer) -> Module:
-        """The stateful twin of a pure layer, freshly initialised."""
+        """The stateful twin of a pure layer, freshly initialised; a module as it is."""
+        if isinstance(spec, Module):
+            return spec
         twin = cls._twins.get(type(spec))
         if twin is None:
             checks.fail(cls, "this layer has no stateful twin", TypeError, layer=type(spec))
@@ -238,31 +248,6 @@ class Module:
 
     register_module = add_module
 
-    def get_submodule(self, target: str) -> Module:
-        """The submodule at a dotted path; ``""`` is the module itself."""
-        module: Any = self
-        for name in target.split(".") if target else ():
-            module = getattr(module, name, None)
-            if not isinstance(module, Module):
-                checks.fail(self, "no submodule there", AttributeError, target=target)
-        return module
-
-    def get_parameter(self, target: str) -> Parameter:
-        """The parameter at a dotted path."""
-        path, _, name = target.rpartition(".")
-        found = self.get_submodule(path)._parameters.get(name)
-        if found is None:
-            checks.fail(self, "no parameter there", AttributeError, target=target)
-        return found
-
-    def get_buffer(self, target: str) -> Buffer:
-        """The buffer at a dotted path."""
-        path, _, name = target.rpartition(".")
-        found = self.get_submodule(path)._buffers.get(name)
-        if found is None:
-            checks.fail(self, "no buffer there", AttributeError, target=target)
-        return found
-
     # Calling
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -283,11 +268,10 @@ class Module:
             return self._run(args, kwargs)
 
     def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if not (self._forward_pre_hooks or self._forward_hooks or global_forward_pre_hooks or global_forward_hooks):
-            return self.forward(*args, **kwargs)
-        pre = [*global_forward_pre_hooks.values(), *self._forward_pre_hooks.values()]
-        post = [*global_forward_hooks.values(), *self._forward_hooks.values()]
-        return hooks.call(self, args, kwargs, pre, post)
+        own = hooks.Hooks(self._forward_pre_hooks, self._forward_hooks, self._backward_pre_hooks, self._backward_hooks)
+        if own or hooks.everywhere:
+            return hooks.call(self, args, kwargs, own)
+        return self.forward(*args, **kwargs)
 
     def register_forward_pre_hook(self, hook: Callable[..., Any], *, prepend: bool = False, with_kwargs: bool = False) -> RemovableHandle:
         """Call ``hook(module, args)`` before ``forward``; what it returns replaces the arguments."""
@@ -299,175 +283,21 @@ class Module:
         """Call ``hook(module, args, output)`` after ``forward``; what it returns replaces the output."""
         return hooks.register(self._forward_hooks, Hook(hook, with_kwargs, always_call), prepend)
 
-    # Traversal
+    def register_full_backward_pre_hook(self, hook: Callable[..., Any], prepend: bool = False) -> RemovableHandle:
+        """Call ``hook(module, grad_output)`` before the gradients pass back through a call; what it returns replaces them."""
+        return hooks.register(self._backward_pre_hooks, Hook(hook), prepend)
 
-    def named_modules(self, memo: set[Any] | None = None, prefix: str = "", remove_duplicate: bool = True) -> Iterator[tuple[str, Module]]:
-        """Every module of the tree with its dotted name, itself first under ``prefix``."""
-        memo = set() if memo is None else memo
-        if self in memo:
-            return
-        if remove_duplicate:
-            memo.add(self)
-        yield prefix, self
-        for name, module in self._modules.items():
-            if module is not None:
-                yield from module.named_modules(memo, f"{prefix}.{name}" if prefix else name, remove_duplicate)
+    def register_full_backward_hook(self, hook: Callable[..., Any], prepend: bool = False) -> RemovableHandle:
+        """Call ``hook(module, grad_input, grad_output)`` once they have; what it returns replaces the gradients of the inputs.
 
-    def modules(self) -> Iterator[Module]:
-        """Every module of the tree, each once."""
-        return (module for _, module in self.named_modules())
+        ``grad_input`` has an entry for each positional argument, None where none is due.
 
-    def named_children(self) -> Iterator[tuple[str, Module]]:
-        """The direct submodules by name, each once."""
-        seen: set[Module] = set()
-        for name, module in self._modules.items():
-            if module is not None and module not in seen:
-                seen.add(module)
-                yield name, module
-
-    def children(self) -> Iterator[Module]:
-        """The direct submodules, each once."""
-        return (module for _, module in self.named_children())
-
-    def _named(self, registry: str, prefix: str, recurse: bool, remove_duplicate: bool) -> Iterator[tuple[str, Any]]:
-        seen: set[int] = set()
-        modules = self.named_modules(prefix=prefix, remove_duplicate=remove_duplicate) if recurse else [(prefix, self)]
-        for path, module in modules:
-            for name, variable in getattr(module, registry).items():
-                if variable is None or id(variable) in seen:
-                    continue
-                if remove_duplicate:
-                    seen.add(id(variable))
-                yield (f"{path}.{name}" if path else name), variable
-
-    def named_parameters(self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True) -> Iterator[tuple[str, Parameter]]:
-        """The parameters by dotted name, each once: a tied one under its first name."""
-        return self._named("_parameters", prefix, recurse, remove_duplicate)
-
-    def parameters(self, recurse: bool = True) -> Iterator[Parameter]:
-        """The parameters, each once."""
-        return (p for _, p in self.named_parameters(recurse=recurse))
-
-    def named_buffers(self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True) -> Iterator[tuple[str, Buffer]]:
-        """The buffers by dotted name, each once."""
-        return self._named("_buffers", prefix, recurse, remove_duplicate)
-
-    def buffers(self, recurse: bool = True) -> Iterator[Buffer]:
-        """The buffers, each once."""
-        return (b for _, b in self.named_buffers(recurse=recurse))
-
-    def apply(self, fn: Callable[[Module], Any]) -> Self:
-        """Call ``fn`` on every submodule and then on the module itself; returns self."""
-        for module in self.children():
-            module.apply(fn)
-        fn(self)
-        return self
-
-    # Modes and conversion
-
-    def train(self, mode: bool = True) -> Self:
-        """Set training mode on the whole tree; returns self."""
-        checks.require(isinstance(mode, bool), self, "mode must be a bool", ValueError, mode=mode)
-        for module in self.modules():
-            module.training = mode
-        return self
-
-    def eval(self) -> Self:
-        """Set evaluation mode on the whole tree; returns self."""
-        return self.train(False)
-
-    def requires_grad_(self, requires_grad: bool = True) -> Self:
-        """Train all parameters, or freeze them; returns self."""
-        for parameter in self.parameters():
-            parameter.requires_grad = requires_grad
-        return self
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Forget the gradients, or set them to zero."""
-        for parameter in self.parameters():
-            if parameter.grad is not None:
-                parameter.grad = None if set_to_none else jnp.zeros_like(parameter.grad)
-
-    def to(self, *args: Any, **kwargs: Any) -> Self:
-        """Convert parameters and buffers: ``to(dtype)``, ``to(device)``, ``to(device, dtype)``, ``to(array)``.
-
-        ``dtype`` applies to floating point and complex values only; ``device`` is torch's string or a jax device or sharding.
+        Differs from torch: gradients are traced in a compiled step, where the hook runs once, while it is traced; a module
+        with backward hooks is differentiated in reverse mode only.
         """
-        dtype, device = kwargs.pop("dtype", None), kwargs.pop("device", None)
-        for accepted in ("non_blocking", "copy"):
-            kwargs.pop(accepted, None)
-        checks.require(not kwargs, self, "to() takes dtype, device, non_blocking and copy", TypeError, got=[*kwargs])
-        for arg in args:
-            if isinstance(arg, (jax.Array, np.ndarray, Variable)):
-                dtype = arg.dtype
-            elif isinstance(arg, str) and arg.partition(":")[0] in ("cpu", "cuda", "gpu", "tpu"):
-                device = arg
-            elif isinstance(arg, (jax.Device, jax.sharding.Sharding)):
-                device = arg
-            elif arg is not None and not isinstance(arg, bool):
-                dtype = arg
-        if dtype is not None:
-            checks.require(jnp.issubdtype(dtype, np.inexact), self, "dtype must be floating point or complex", TypeError, dtype=dtype)
-        device = None if device is None else find_device(self, device)
-        for variable in {
-            id(v): v for m in self.modules() for v in (*m._parameters.values(), *m._buffers.values()) if v is not None
-        }.values():
-            cast(variable, dtype, device)
-        return self
+        return hooks.register(self._backward_hooks, Hook(hook), prepend)
 
-    def float(self) -> Self:
-        """Convert to float32."""
-        return self.to(dtype=jnp.float32)
-
-    def double(self) -> Self:
-        """Convert to float64, which needs JAX's x64 mode."""
-        return self.to(dtype=np.float64)
-
-    def half(self) -> Self:
-        """Convert to float16."""
-        return self.to(dtype=jnp.float16)
-
-    def bfloat16(self) -> Self:
-        """Convert to bfloat16."""
-        return self.to(dtype=jnp.bfloat16)
-
-    # State
-
-    def state_dict(self, *, destination: Any = None, prefix: str = "", keep_vars: bool = False) -> OrderedDict[str, Any]:
-        """Parameters and persistent buffers by dotted name, in torch's order; ``keep_vars`` gives the boxes, not arrays."""
-        if destination is None:
-            destination = OrderedDict()
-            destination._metadata = OrderedDict()
-        if hasattr(destination, "_metadata"):
-            destination._metadata[prefix[:-1]] = {"version": self._version}
-        self._save_to_state_dict(destination, prefix, keep_vars)
-        for name, module in self._modules.items():
-            if module is not None:
-                module.state_dict(destination=destination, prefix=f"{prefix}{name}.", keep_vars=keep_vars)
-        return destination
-
-    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        state_dict.save(self, destination, prefix, keep_vars)
-
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> state_dict.IncompatibleKeys:
-        """Load arrays by dotted name, cast to the parameters' dtypes unless ``assign``.
-
-        Missing and unexpected keys (under ``strict``) and shape mismatches are reported together, in one RuntimeError,
-        and then nothing has changed. Under ``strict=False`` the two lists of keys are returned.
-        """
-        return load(self, state_dict, strict, assign)
-
-    def _load_from_state_dict(
-        self,
-        state_dict: Mapping[str, Any],
-        prefix: str,
-        local_metadata: dict[str, Any],
-        strict: bool,
-        missing_keys: list[str],
-        unexpected_keys: list[str],
-        error_msgs: list[str],
-    ) -> None:
-        load_own(self, state_dict, prefix, local_metadata.get("assign_to_params_buffers", False), missing_keys, error_msgs)
+    register_backward_hook = register_full_backward_hook
 
     # Printing
 
@@ -483,6 +313,3 @@ class Module:
 
     __eq__ = object.__eq__
     __hash__ = object.__hash__
-
-
-load, load_own = state_dict.load, state_dict.load_own

@@ -11,7 +11,8 @@ import jax
 import numpy as np
 
 from ..core import rng, tree
-from .module import Binding, Module, global_forward_hooks, global_forward_pre_hooks
+from .hooks import everywhere
+from .module import Binding, Module
 from .parameter import Parameter, Variable
 from .registry import Registry, Version
 
@@ -60,7 +61,7 @@ class Structure:
         self.names: dict[int, str] = {}
         self._modules: dict[int, int] = {}
         frozen: dict[str, Variable] = {}
-        hooks = tuple(self._freeze(r) for r in (global_forward_pre_hooks, global_forward_hooks))
+        hooks = tuple(map(self._freeze, everywhere))
         self.fingerprint = Fingerprint((self._visit(root, "", frozen), hooks))
         self.held.update(frozen)
 
