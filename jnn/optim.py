@@ -14,8 +14,9 @@ import optax
 from .core import checks, tree
 from .module.module import Module
 from .module.parameter import Parameter
+from .module.program import write_back
 from .module.structure import owned_values, put, structure
-from .module.training import Loss, write_back
+from .module.training import Loss
 
 Named = dict[str, Any]
 

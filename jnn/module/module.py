@@ -263,7 +263,8 @@ class Module(StateDict):
             seen = live_calls.get()
             if seen is not None:
                 seen.append(self)
-            return self._run(args, kwargs)
+            compiled = self.__dict__.get("_compiled_call")
+            return self._run(args, kwargs) if compiled is None else compiled(self, args, kwargs)
         with rng.scope(bound.stream, bound.path), jax.named_scope(type(self).__name__):
             return self._run(args, kwargs)
 
@@ -272,6 +273,12 @@ class Module(StateDict):
         if own or hooks.everywhere:
             return hooks.call(self, args, kwargs, own)
         return self.forward(*args, **kwargs)
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Make every call from now on one compiled program; torch's options are accepted and mean nothing here."""
+        from .program import call_compiled  # which knows modules
+
+        self.__dict__["_compiled_call"] = call_compiled
 
     def register_forward_pre_hook(self, hook: Callable[..., Any], *, prepend: bool = False, with_kwargs: bool = False) -> RemovableHandle:
         """Call ``hook(module, args)`` before ``forward``; what it returns replaces the arguments."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from typing import Any, Self
 
 import jax
@@ -10,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..core import checks, dtypes, rng
-from .registry import Version
+from .hooks import RemovableHandle, register
+from .registry import Registry, Version
 
 Array = jax.Array
 
@@ -22,7 +24,7 @@ class Variable:
     its inputs gives a copy instead: nothing a user holds is ever deleted.
     """
 
-    __slots__ = ("__weakref__", "_grad", "_requires_grad", "_shared", "_value")
+    __slots__ = ("__weakref__", "_accumulate_hooks", "_grad", "_grad_hooks", "_requires_grad", "_shared", "_value")
     _value: Any
     _trains = False
 
@@ -34,6 +36,15 @@ class Variable:
             checks.fail(self, "only floating point and complex arrays can require gradients", RuntimeError, dtype=self._value.dtype)
         self._grad: Array | None = None
         self._shared = True
+        self._grad_hooks, self._accumulate_hooks = Registry(), Registry()
+
+    def register_hook(self, hook: Callable[[Array], Array | None]) -> RemovableHandle:
+        """Call ``hook(gradient)`` when this variable's gradient is taken; what it returns replaces it."""
+        return register(self._grad_hooks, hook)
+
+    def register_post_accumulate_grad_hook(self, hook: Callable[[Self], None]) -> RemovableHandle:
+        """Call ``hook(variable)`` when ``jnn.backward`` has accumulated its ``grad``."""
+        return register(self._accumulate_hooks, hook)
 
     @property
     def requires_grad(self) -> bool:
@@ -195,6 +206,7 @@ class Variable:
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         self._value, self._requires_grad, self._grad = state[:3]
         self._shared = True
+        self._grad_hooks, self._accumulate_hooks = Registry(), Registry()
 
 
 def _delegate(name: str) -> None:
@@ -205,10 +217,10 @@ def _delegate(name: str) -> None:
     setattr(Variable, name, method)
 
 
-_BINARY = "add sub mul truediv floordiv mod pow matmul and or xor lshift rshift".split()
+_BINARY = ["add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor", "lshift", "rshift"]
 for _name in (
     *(f"__{prefix}{name}__" for name in _BINARY for prefix in ("", "r")),
-    *(f"__{name}__" for name in "neg pos abs invert eq ne lt le gt ge getitem".split()),
+    *(f"__{name}__" for name in ["neg", "pos", "abs", "invert", "eq", "ne", "lt", "le", "gt", "ge", "getitem"]),
 ):
     _delegate(_name)
 

@@ -11,12 +11,13 @@ import jax
 import numpy as np
 
 from ..core import rng, tree
+from .backward import gate, replaced
 from .hooks import everywhere
 from .module import Binding, Module
 from .parameter import Parameter, Variable
 from .registry import Registry, Version
 
-_UNSEEN = ("_structure", "_bound", "_parameters", "_buffers", "_modules")
+_UNSEEN = ("_structure", "_bound", "_compiled_call", "_parameters", "_buffers", "_modules")
 
 
 class Same:
@@ -79,7 +80,7 @@ class Structure:
                 trained = isinstance(variable, Parameter) and variable.requires_grad
                 place = self.params if trained else frozen if isinstance(variable, Parameter) else self.held
                 place[prefix + name] = variable  # type: ignore[assignment,index]
-            own.append((name, self.names[id(variable)], variable.requires_grad))
+            own.append((name, self.names[id(variable)], variable.requires_grad, tuple(variable._grad_hooks.values())))
         parts = tuple((n, None if m is None else self._visit(m, f"{prefix}{n}.", frozen)) for n, m in module._modules.items())
         plain = tuple((name, self._freeze(value)) for name, value in module.__dict__.items() if name not in _UNSEEN)
         return type(module), tuple(own), plain, parts
@@ -118,10 +119,20 @@ def structure(module: Module) -> Structure:
 class Slot:
     """Stands in a template for the variable of this name."""
 
-    __slots__ = ("name",)
+    __slots__ = ("hooks", "name")
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, name: str, variable: Variable) -> None:
+        self.name, self.hooks = name, tuple(variable._grad_hooks.values())
+
+    def fill(self, value: Any) -> Any:
+        """The value that a bound module reads: its gradient passes through the variable's hooks."""
+
+        def on_gradient(gradient: tuple[Any, ...]) -> tuple[Any, ...]:
+            for hook in self.hooks:
+                gradient = replaced(Variable, gradient, hook(gradient[0]))
+            return gradient
+
+        return gate((value,), on_gradient)[0] if self.hooks else value
 
 
 def clone(module: Module, convert: Callable[[Any], Any], run: tuple[rng.KeyStream, bool | None] | None = None) -> Module:
@@ -152,7 +163,7 @@ def clone(module: Module, convert: Callable[[Any], Any], run: tuple[rng.KeyStrea
 def template(module: Module) -> Module:
     """The structure of a module without its arrays, untouched by later edits."""
     names = structure(module).names
-    return clone(module, lambda variable: Slot(names[id(variable)]))
+    return clone(module, lambda variable: Slot(names[id(variable)], variable))
 
 
 class Bound:
@@ -161,7 +172,14 @@ class Bound:
     def __init__(self, template: Module, values: Mapping[str, Any], key: Any, train: bool | None) -> None:
         self._slots: list[tuple[dict[str, Any], str, str]] = []
         self._values = values
-        self.module = clone(template, lambda slot: values[slot.name], (rng.KeyStream(key), train))
+        filled: dict[str, Any] = {}
+
+        def fill(slot: Slot) -> Any:
+            if slot.name not in filled:
+                filled[slot.name] = slot.fill(values[slot.name])
+            return filled[slot.name]
+
+        self.module = clone(template, fill, (rng.KeyStream(key), train))
         for original, twin in zip(template.modules(), self.module.modules(), strict=True):
             for name, slot in original._buffers.items():
                 if slot is not None:

@@ -3,93 +3,33 @@
 from __future__ import annotations
 
 import functools
-from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
-import numpy as np
 
 from ..core import checks, rng, tree
-from .module import Module, live_calls
-from .parameter import Variable
-from .structure import Bound, Same, function_key, put, structure, template, values
-
-_MOST_PROGRAMS = 64
+from .module import Module
+from .program import Batch, Program, Programs, write_back
+from .structure import function_key, structure, values
 
 
-def _is_traced(leaf: Any) -> bool:
-    return isinstance(leaf, (jax.Array, np.ndarray, np.generic, int, float, complex)) and not isinstance(leaf, bool)
-
-
-class Batch:
-    """The data arguments of a call, apart: arrays and numbers, and a hashable rest that the trace depends on."""
-
-    def __init__(self, args: tuple[Any, ...]) -> None:
-        leaves, self.treedef = jax.tree.flatten(args)
-        self.arrays = tuple(leaf for leaf in leaves if _is_traced(leaf))
-        self.rest = tuple(None if _is_traced(leaf) else Same(leaf) if leaf.__hash__ is None else (type(leaf), leaf) for leaf in leaves)
-        self.key = self.treedef, self.rest
-
-    def rebuild(self, arrays: tuple[Any, ...]) -> Any:
-        feed = iter(arrays)
-        leaves = [next(feed) if r is None else r.value if isinstance(r, Same) else r[1] for r in self.rest]
-        return jax.tree.unflatten(self.treedef, leaves)
-
-
-class Loss:
-    """``loss_fn(model, *batch)`` of one structure as a pure function of tuples of arrays."""
+class Loss(Program):
+    """A program that returns ``(loss, (aux, new buffers))``, once the loss is known to be a scalar."""
 
     def __init__(self, loss_fn: Callable[..., Any], model: Module, batch: Batch, has_aux: bool) -> None:
-        now = structure(model)
-        self._loss_fn, self._batch, self._has_aux = loss_fn, batch, has_aux
-        self._template, self._params, self._held = template(model), tuple(now.params), tuple(now.held)
-        self._live: list[tuple[Module, Any]] = []
+        super().__init__(loss_fn, model, batch)
+        self._has_aux = has_aux
 
     def __call__(self, params: tuple[Any, ...], held: tuple[Any, ...], seed: Any, arrays: tuple[Any, ...]) -> Any:
-        """``(loss, (aux, new buffers by name))``."""
-        named = dict(zip(self._params + self._held, params + held, strict=True))
-        bound = Bound(self._template, named, jax.random.fold_in(*seed), None)
-        calls: list[Module] = []
-        token = live_calls.set(calls)
-        try:
-            result = bound.run(self._loss_fn, *self._batch.rebuild(arrays))
-        finally:
-            live_calls.reset(token)
-        self._live += [(module, _state_of(module)) for module in calls]
+        result, written = super().__call__(params, held, seed, arrays)
         if self._has_aux:
             ok = isinstance(result, tuple) and len(result) == 2
-            checks.require(ok, self._loss_fn, "with has_aux it must return (loss, aux)", TypeError, returned=type(result))
+            checks.require(ok, self._call, "with has_aux it must return (loss, aux)", TypeError, returned=type(result))
         loss, aux = result if self._has_aux else (result, None)
         shape = getattr(loss, "shape", None)
-        checks.require(shape == (), self._loss_fn, "the loss must be a scalar array", TypeError, loss=loss if shape is None else shape)
-        return loss, (aux, bound.written())
-
-    def current(self) -> bool:
-        """Whether the modules that it called without being given them, whose arrays became constants, are as they were."""
-        return all(_state_of(module) == state for module, state in self._live)
-
-
-def _state_of(module: Module) -> Any:
-    now = structure(module)
-    return now.fingerprint, tuple(Same(a) for a in values((*now.params.values(), *now.held.values())))
-
-
-class Programs:
-    """Compiled functions by what they were compiled for; the least recently used are dropped."""
-
-    def __init__(self) -> None:
-        self._programs: OrderedDict[Any, tuple[Loss, Callable[..., Any]]] = OrderedDict()
-
-    def get(self, key: Any, make_loss: Callable[[], Loss], compile: Callable[[Loss], Callable[..., Any]]) -> Callable[..., Any]:
-        found = self._programs.get(key)
-        if found is None or not found[0].current():
-            loss = make_loss()
-            found = self._programs[key] = loss, compile(loss)
-            if len(self._programs) > _MOST_PROGRAMS:
-                self._programs.popitem(last=False)
-        self._programs.move_to_end(key)
-        return found[1]
+        checks.require(shape == (), self._call, "the loss must be a scalar array", TypeError, loss=loss if shape is None else shape)
+        return loss, (aux, written)
 
 
 _gradients = Programs()
@@ -116,11 +56,6 @@ def _evaluate(
     (loss, (aux, written)), grads = run(*arrays, rng.default_generator.state(), batch.arrays)
     write_back(now.held, written)
     return loss, aux, dict(zip(now.params, grads, strict=True))
-
-
-def write_back(held: Mapping[str, Variable], written: Mapping[str, Any], shared: bool = True) -> None:
-    """Write the buffers that a compiled call returned into the module."""
-    put((held[name] for name in written), written.values(), shared)
 
 
 def value_and_grad(loss_fn: Callable[..., Any], has_aux: bool = False) -> Callable[..., Any]:
@@ -161,6 +96,9 @@ def backward(loss_fn: Callable[..., Any], model: Module, *batch: Any, has_aux: b
     sums = _add([params[name].grad for name in held], [grads[name] for name in held]) if held else []
     for name, grad in (grads | dict(zip(held, sums, strict=True))).items():
         params[name]._grad = grad
+    for parameter in params.values():
+        for hook in parameter._accumulate_hooks.values():
+            hook(parameter)
     return (loss, aux) if has_aux else loss
 
 
