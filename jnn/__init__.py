@@ -118,7 +118,6 @@ from .module.catalogue import ReplicationPad2d as ReplicationPad2d
 from .module.catalogue import ReplicationPad3d as ReplicationPad3d
 from .module.catalogue import RMSNorm as RMSNorm
 from .module.catalogue import RNNCell as RNNCell
-from .module.catalogue import RNNCellBase as RNNCellBase
 from .module.catalogue import RReLU as RReLU
 from .module.catalogue import Sigmoid as Sigmoid
 from .module.catalogue import SiLU as SiLU
@@ -151,6 +150,12 @@ from .module.module import Module as Module
 from .module.parameter import Buffer as Buffer
 from .module.parameter import Parameter as Parameter
 from .module.recurrent import RNNBase as RNNBase
+from .module.recurrent import RNNCellBase as RNNCellBase
 from .module.training import backward as backward
 from .module.training import train_step as train_step
 from .module.training import value_and_grad as value_and_grad
+from .module.transformer import Transformer as Transformer
+from .module.transformer import TransformerDecoder as TransformerDecoder
+from .module.transformer import TransformerDecoderLayer as TransformerDecoderLayer
+from .module.transformer import TransformerEncoder as TransformerEncoder
+from .module.transformer import TransformerEncoderLayer as TransformerEncoderLayer

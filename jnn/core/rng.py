@@ -40,6 +40,10 @@ class KeyStream:
         self._drawn[path] += 1
         return jax.random.fold_in(fold(self._key, path), count)
 
+    def split(self, who: object, path: str, n: int) -> jax.Array | None:
+        """``n`` keys drawn at once; None of a stream without a key, whose use will say so."""
+        return None if self._key is None else jax.random.split(self.draw(who, path), n)
+
 
 class Generator:
     """Keys for eager code that passes none: torch's default generator. Reproducible from ``manual_seed``."""

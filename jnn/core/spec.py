@@ -149,7 +149,7 @@ class Layer:
 
     def init(self, key: Array) -> tuple[tree.Tree, tree.Tree]:
         """Fresh ``(params, buffers)``: nested dicts with torch's ``state_dict`` names."""
-        return _init(self, key, "")
+        return self._init(key, "")
 
     def apply(
         self,
@@ -182,6 +182,22 @@ class Layer:
         """``parts``, made once."""
         return self.parts()
 
+    def _init(self, key: Array, path: str) -> tuple[tree.Tree, tree.Tree]:
+        """``init`` of a layer at ``path`` of another."""
+        params: tree.Tree = {}
+        buffers: tree.Tree = {}
+        for name, value in self.own_state(lambda: rng.fold(key, path)).items():
+            if value is not None:
+                held = name in self._buffer_names or not self.trainable(name)
+                (buffers if held else params)[name] = value
+        for name, part in self.cached_parts.items():
+            part_params, part_buffers = part._init(key, f"{path}.{name}" if path else name)
+            if part_params:
+                params[name] = part_params
+            if part_buffers:
+                buffers[name] = part_buffers
+        return params, buffers
+
     def _configured(self) -> None:
         """Called last in construction; the stateful twin makes its parameters here."""
 
@@ -204,22 +220,6 @@ def find_device(who: object, device: Any) -> Any:
         return jax.devices({"cuda": "gpu"}.get(platform, platform))[int(number or 0)]
     except (RuntimeError, IndexError, ValueError):
         checks.fail(who, "no such device here", RuntimeError, device=device)
-
-
-def _init(spec: Layer, key: Array, path: str) -> tuple[tree.Tree, tree.Tree]:
-    params: tree.Tree = {}
-    buffers: tree.Tree = {}
-    for name, value in spec.own_state(lambda: rng.fold(key, path)).items():
-        if value is not None:
-            held = name in spec._buffer_names or not spec.trainable(name)
-            (buffers if held else params)[name] = value
-    for name, part in spec.cached_parts.items():
-        part_params, part_buffers = _init(part, key, f"{path}.{name}" if path else name)
-        if part_params:
-            params[name] = part_params
-        if part_buffers:
-            buffers[name] = part_buffers
-    return params, buffers
 
 
 @functools.lru_cache(maxsize=4096)

@@ -98,11 +98,9 @@ from .rectifier import Threshold as Threshold
 from .recurrent import GRU as GRU
 from .recurrent import LSTM as LSTM
 from .recurrent import RNN as RNN
-from .recurrent import RNNBase as RNNBase
 from .recurrent_cells import GRUCell as GRUCell
 from .recurrent_cells import LSTMCell as LSTMCell
 from .recurrent_cells import RNNCell as RNNCell
-from .recurrent_cells import RNNCellBase as RNNCellBase
 from .resize import Upsample as Upsample
 from .resize import UpsamplingBilinear2d as UpsamplingBilinear2d
 from .resize import UpsamplingNearest2d as UpsamplingNearest2d
@@ -115,6 +113,11 @@ from .softmax import LogSoftmax as LogSoftmax
 from .softmax import Softmax as Softmax
 from .softmax import Softmax2d as Softmax2d
 from .softmax import Softmin as Softmin
+from .transformer import Transformer as Transformer
+from .transformer import TransformerDecoder as TransformerDecoder
+from .transformer import TransformerDecoderLayer as TransformerDecoderLayer
+from .transformer import TransformerEncoder as TransformerEncoder
+from .transformer import TransformerEncoderLayer as TransformerEncoderLayer
 from .unpooling import MaxUnpool1d as MaxUnpool1d
 from .unpooling import MaxUnpool2d as MaxUnpool2d
 from .unpooling import MaxUnpool3d as MaxUnpool3d

@@ -220,6 +220,9 @@ def _many_heads(
     if how.add_zero_attn:
         k, v = (jnp.pad(x, [(0, 0), (0, 0), (0, 1), (0, 0)]) for x in (k, v))
     hinted = how.is_causal and key_padding_mask is None and not how.need_weights
+    if hinted and attn_mask is not None:
+        ok = attn_mask.shape[-2:] == (tgt, src)
+        checks.require(ok, how.who, f"attn_mask must have shape {(tgt, src)}", RuntimeError, attn_mask=attn_mask)
     bias = _masks(how, q, src, key_padding_mask, None if hinted else attn_mask, (extra_kv is not None) + how.add_zero_attn)
     rate = how.dropout if how.training else 0.0
     if not how.need_weights:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from .. import layers, losses
 from .module import Module
 from .normalization import RunningStatistics
-from .recurrent import RNNBase
+from .recurrent import RNNBase, RNNCellBase
 
 # linear
 
@@ -275,9 +275,6 @@ class LSTM(layers.LSTM, RNNBase): ...
 
 
 class GRU(layers.GRU, RNNBase): ...
-
-
-class RNNCellBase(layers.RNNCellBase, Module): ...
 
 
 class RNNCell(layers.RNNCell, RNNCellBase): ...
