@@ -17,8 +17,6 @@ from .module.catalogue import GELU as GELU
 from .module.catalogue import GLU as GLU
 from .module.catalogue import GRU as GRU
 from .module.catalogue import LSTM as LSTM
-from .module.catalogue import MultiheadAttention as MultiheadAttention
-from .module.catalogue import NonDynamicallyQuantizableLinear as NonDynamicallyQuantizableLinear
 from .module.catalogue import RNN as RNN
 from .module.catalogue import SELU as SELU
 from .module.catalogue import AdaptiveAvgPool1d as AdaptiveAvgPool1d
@@ -99,10 +97,12 @@ from .module.catalogue import MaxUnpool2d as MaxUnpool2d
 from .module.catalogue import MaxUnpool3d as MaxUnpool3d
 from .module.catalogue import Mish as Mish
 from .module.catalogue import MSELoss as MSELoss
+from .module.catalogue import MultiheadAttention as MultiheadAttention
 from .module.catalogue import MultiLabelMarginLoss as MultiLabelMarginLoss
 from .module.catalogue import MultiLabelSoftMarginLoss as MultiLabelSoftMarginLoss
 from .module.catalogue import MultiMarginLoss as MultiMarginLoss
 from .module.catalogue import NLLLoss as NLLLoss
+from .module.catalogue import NonDynamicallyQuantizableLinear as NonDynamicallyQuantizableLinear
 from .module.catalogue import PairwiseDistance as PairwiseDistance
 from .module.catalogue import PixelShuffle as PixelShuffle
 from .module.catalogue import PixelUnshuffle as PixelUnshuffle

@@ -119,7 +119,8 @@ def embedding_bag(
         RuntimeError: an index or an offset is out of range (traced: NaN), or a dtype is wrong.
         NotImplementedError: ``per_sample_weights`` with another mode than "sum".
 
-    Differs from torch: as :func:`embedding`. NaN wins a maximum wherever it stands.
+    Differs from torch: as :func:`embedding`. NaN wins a maximum wherever it stands. ``scale_grad_by_freq`` divides by each
+        row's own count, where torch's CPU kernel takes that of another row unless all counts are equal.
     """
     who = "embedding_bag"
     if jnp.issubdtype(weight.dtype, np.integer) and jnp.issubdtype(input.dtype, np.floating):
@@ -131,8 +132,8 @@ def embedding_bag(
     refused = mode == "max" and (scale_grad_by_freq or sparse)
     checks.require(not refused, who, "mode 'max' takes neither scale_grad_by_freq nor sparse", mode=mode)
     if per_sample_weights is not None:
-        shapes = {"per_sample_weights.shape": per_sample_weights.shape, "input.shape": input.shape}
-        checks.require(per_sample_weights.shape == input.shape, who, "per_sample_weights must have the shape of input", **shapes)
+        alike = per_sample_weights.shape == input.shape
+        checks.require(alike, who, "per_sample_weights must have the shape of input", per_sample_weights=per_sample_weights, input=input)
         checks.require(mode == "sum", who, "per_sample_weights needs mode 'sum'", NotImplementedError, mode=mode)
         checks.same_dtype(who, weight=weight, per_sample_weights=per_sample_weights)
     _require_bags(who, input, offsets, include_last_offset)

@@ -185,7 +185,8 @@ def hardsigmoid(input: Array, inplace: bool = False) -> Array:
 @pointwise
 def hardswish(input: Array, inplace: bool = False) -> Array:
     """``x hardsigmoid(x)``; the derivative is 0 at -3 and 1 at 3."""
-    return jnp.where(input <= -3, 0 * input, jnp.where(input >= 3, input, input * (input + 3) / 6))
+    middle = jnp.where(jnp.abs(input) >= 3, 0, input)
+    return jnp.where(input <= -3, 0, jnp.where(input >= 3, input, middle * (middle + 3) / 6))
 
 
 @layer
@@ -230,7 +231,7 @@ class Hardtanh(Activation):
         for old, new in (("min_value", "min_val"), ("max_value", "max_val")):
             value = getattr(self, old)
             if value is not None:
-                warnings.warn(f"{type(self).__name__}: {old} is deprecated, use {new}", FutureWarning, stacklevel=4)
+                warnings.warn(f"{type(self).__name__}: {old} is deprecated, use {new}", FutureWarning, stacklevel=3)
                 self._set(**{new: value, old: None})
         ordered = self.max_val > self.min_val
         checks.require(ordered, self, "max_val must exceed min_val", AssertionError, min_val=self.min_val, max_val=self.max_val)
