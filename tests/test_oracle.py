@@ -42,7 +42,7 @@ def test_outputs_gradients_and_buffers(case, train, key):
     out_t = theirs(*torch_args, **torch_call)
     out, new_buffers = run(floats, params)
     random = case.random and train
-    tolerance = (np.inf, np.inf) if random else (RTOL, ATOL)
+    tolerance = (0, 1e300) if random else (RTOL, ATOL)
     oracle.assert_close(out, out_t, *tolerance, "output")
     if random:
         return
@@ -91,10 +91,10 @@ def test_initial_state_is_like_torchs(case):
         array = np.asarray(mine[name])
         assert array.shape == tuple(value.shape)
         assert str(array.dtype) == str(value.dtype).removeprefix("torch.")
-        if value.numel() < 2 or value.std() == 0:
-            np.testing.assert_allclose(array.std() if value.numel() > 1 else 0.0, 0.0, atol=1e-7)
-            if value.std() == 0:
-                np.testing.assert_allclose(array, value.numpy(), rtol=1e-6)
+        if value.numel() < 2:  # one draw says nothing of its distribution
+            continue
+        if value.std() == 0:
+            np.testing.assert_allclose(array, value.numpy(), rtol=1e-6)
             continue
         # The largest magnitude of n draws from U(-b, b) is at least b / 4 in all but 4^-n of cases.
         assert abs(array).max() <= 4 * value.abs().max() + 1e-6

@@ -60,7 +60,7 @@ def test_jit_equals_eager_and_does_not_retrace(case, key):
 def test_vmap_equals_a_loop(case, key):
     run = Runner(case, key)
     scaled = jax.tree.map(lambda x: jnp.stack([x, x * 0.75]), run.floats)
-    batched = jax.vmap(run, in_axes=(0, None))(scaled, run.params)
+    batched = jax.vmap(run, in_axes=(0, None), axis_size=2)(scaled, run.params)
     single = [run(jax.tree.map(lambda x, i=i: x[i], scaled), run.params) for i in range(2)]
     oracle.assert_close(batched, jax.tree.map(lambda *xs: jnp.stack(xs), *single), 1e-9, 1e-10)
 
