@@ -158,6 +158,11 @@ def test_lowerings_agree(groups, kernel, stride, padding, dilation, rng, monkeyp
         np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
 
 
+def test_an_odd_same_padding_goes_to_the_right(rng):
+    x, w = rng.standard_normal((1, 2, 5)), rng.standard_normal((3, 2, 4))
+    np.testing.assert_allclose(F.conv1d(x, w, padding="same"), F.conv1d(F.pad(x, (1, 2)), w), rtol=1e-10)
+
+
 def test_conv_tbc_is_conv1d_with_time_first(rng):
     x, w, b = rng.standard_normal((6, 2, 3)), rng.standard_normal((3, 3, 4)), rng.standard_normal(4)
     theirs = torch.conv_tbc(*map(torch.tensor, (x, w, b)), 1)

@@ -48,8 +48,7 @@ def conv_transpose(x: Array, w: Array, *, stride: Ints, padding: Ints, output_pa
     if jax.default_backend() != "cpu":
         return _native(x, w, (1,) * len(kernel), pads, dilation, groups, stride)
     if max(stride) > 1 or min(min(pad) for pad in pads) < 0:
-        x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0)] * 2 + [(*pad, s - 1) for pad, s in zip(pads, stride)])
-        pads = [(0, 0)] * len(kernel)
+        x, pads = _pad(x, pads, stride), [(0, 0)] * len(kernel)
     return conv(x, w, stride=(1,) * len(kernel), padding=pads, dilation=dilation, groups=groups)
 
 
@@ -67,6 +66,12 @@ def out_sizes(spatial: Ints, kernel: Ints, stride: Ints, padding: Pads, dilation
     return [(n + sum(p) - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in zip(spatial, kernel, stride, padding, dilation)]
 
 
+def _pad(x: Array, padding: Pads, spread: Ints | None = None) -> Array:
+    """Zeros around the spatial dimensions, a negative number crops; and between, so that neighbours come to be ``spread`` apart."""
+    spread = spread or (1,) * len(padding)
+    return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0)] * 2 + [(*pad, s - 1) for pad, s in zip(padding, spread)])
+
+
 def _native(x: Array, w: Array, stride: Ints, padding: Pads, dilation: Ints, groups: int, input_dilation: Ints | None = None) -> Array:
     return lax.conv_general_dilated(x, w, stride, padding, lhs_dilation=input_dilation, rhs_dilation=dilation, feature_group_count=groups)
 
@@ -75,6 +80,10 @@ def _channels_last(x: Array, w: Array, stride: Ints, padding: Pads, dilation: In
     """The native convolution in the one layout that XLA:CPU runs fast inside loops too, where it adds no transposes itself."""
     n = x.ndim - 2
     spatial = "DHW"[-n:]
+    sizes = out_sizes(x.shape[2:], w.shape[2:], stride, padding, dilation)
+    if any((size - 1) * s >= n_in for size, s, n_in in zip(sizes, stride, x.shape[2:])):
+        # The weight gradient is a convolution by the output; one wider than the input would run 70 times slower.
+        x, padding = _pad(x, padding), [(0, 0)] * n
     y = lax.conv_general_dilated(
         jnp.moveaxis(x, 1, -1),
         jnp.transpose(w, (*range(2, n + 2), 1, 0)),
@@ -92,7 +101,7 @@ def _depthwise(x: Array, w: Array, stride: Ints, padding: Pads, dilation: Ints) 
     (batch, channels, *spatial), kernel, ones = x.shape, w.shape[2:], (1,) * (x.ndim - 2)
     dtype = dtypes.accumulator(x.dtype) if jnp.issubdtype(x.dtype, jnp.inexact) else x.dtype
     sizes = out_sizes(spatial, kernel, stride, padding, dilation)
-    x_wide = lax.pad(x.astype(dtype), jnp.zeros((), dtype), [(0, 0, 0)] * 2 + [(*pad, 0) for pad in padding])[:, :, None]
+    x_wide = _pad(x.astype(dtype), padding)[:, :, None]
     by_tap = jnp.moveaxis(w.astype(dtype).reshape(channels, -1, math.prod(kernel)), -1, 0)
     y = jnp.zeros((batch, channels, by_tap.shape[2], *sizes), dtype)
     for part, factor in zip(taps(x_wide, kernel, stride, dilation, sizes), by_tap):
@@ -108,7 +117,7 @@ def _subpixel(x: Array, w: Array, stride: Ints, padding: Ints, sizes: Ints, grou
     """
     n, (out_channels, in_channels, *kernel) = len(stride), w.shape
     quotients = [-(-k // s) for k, s in zip(kernel, stride)]
-    w = lax.pad(w, jnp.zeros((), w.dtype), [(0, 0, 0)] * 2 + [(0, q * s - k, 0) for q, s, k in zip(quotients, stride, kernel)])
+    w = _pad(w, [(0, q * s - k) for q, s, k in zip(quotients, stride, kernel)])
     w = w.reshape(out_channels, in_channels, *(m for pair in zip(quotients, stride) for m in pair))
     w = jnp.transpose(w, (0, *range(3, 2 * n + 2, 2), 1, *range(2, 2 * n + 2, 2))).reshape(-1, in_channels, *quotients)
     full = [(q - 1, q - 1) for q in quotients]
@@ -116,5 +125,4 @@ def _subpixel(x: Array, w: Array, stride: Ints, padding: Ints, sizes: Ints, grou
     y = y.reshape(x.shape[0], out_channels, *stride, *y.shape[2:])
     y = jnp.transpose(y, (0, 1, *(axis for d in range(n) for axis in (2 + n + d, 2 + d))))
     y = y.reshape(x.shape[0], out_channels, *(y.shape[2 + 2 * d] * s for d, s in enumerate(stride)))
-    crop = [(-p, p + size - full_size, 0) for p, size, full_size in zip(padding, sizes, y.shape[2:])]
-    return lax.pad(y, jnp.zeros((), y.dtype), [(0, 0, 0)] * 2 + crop)
+    return _pad(y, [(-p, p + size - full_size) for p, size, full_size in zip(padding, sizes, y.shape[2:])])
