@@ -76,7 +76,7 @@ def _reset(module: Any, key: jax.Array, given: Mapping[str, Any]) -> dict[str, A
     """Fresh values of a module's own variables by their first name in the tree."""
     slots = _own(module)
     if _by_setup(module):
-        fresh = module.own_state(lambda: key)
+        fresh = module.setup(key)  # and not own_state: the pair of an abstract module makes real arrays
         return {slot.name: fresh[name] for name, slot in slots.items() if fresh.get(name) is not None}
     local = copy.copy(module)
     local._parameters = {n: Parameter(given[s.name]) for n, s in slots.items() if n in module._parameters}

@@ -123,7 +123,7 @@ class Module(StateDict):
     def _reset_parameters(self) -> None:
         """Draw the layer's own parameters and buffers anew from their initial distributions."""
         layer: Any = self
-        for name, value in layer.own_state(lambda: rng.next_key(self)).items():
+        for name, value in layer.setup(rng.next_key(self)).items():
             if value is not None:
                 getattr(self, name).copy_(value)
 
