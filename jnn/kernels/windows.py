@@ -7,6 +7,7 @@ differentiable in every mode, and one rule for ties and NaN gives the values, th
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -33,29 +34,53 @@ class Window(NamedTuple):
 
 
 class Bins(NamedTuple):
-    """Uneven windows along an axis: the i-th has the ``lengths[i]`` places from ``starts[i]`` on. ``starts`` may be traced."""
+    """``count`` bins that cover an axis of ``size`` places: bin i from ``floor(i size / count)`` to ``ceil((i + 1) size / count)``."""
 
-    starts: Any
-    lengths: np.ndarray
+    size: int
+    count: int
 
-    def places(self) -> Any:
-        """(count, longest): the places of each window, the last one repeated."""
-        return self.starts[:, None] + np.minimum(np.arange(self.lengths.max()), self.lengths[:, None] - 1)
+    def places(self) -> tuple[np.ndarray, np.ndarray]:
+        """(count, longest): the places of each bin, the last one repeated, and which are no repetitions."""
+        starts = np.arange(self.count) * self.size // self.count
+        lengths = self.lengths()[:, None]
+        taps = np.arange(lengths.max())
+        return starts[:, None] + np.minimum(taps, lengths - 1), taps < lengths
 
-    def filled(self) -> np.ndarray:
-        """(count, longest): which places are not repetitions."""
-        return np.arange(self.lengths.max()) < self.lengths[:, None]
+    def lengths(self) -> np.ndarray:
+        """The number of places in each bin."""
+        i = np.arange(self.count)
+        return -(-(i + 1) * self.size // self.count) - i * self.size // self.count
 
 
-def maximum(x: Array, windows: Sequence[Window | Bins], positions: bool) -> tuple[Array, Array | None]:
+@functools.partial(jax.jit, static_argnames=("windows", "positions"))
+def maximum(x: Array, windows: tuple[Window | Bins, ...], positions: bool) -> tuple[Array, Array | None]:
     """The maxima over windows of the trailing axes and, if wanted, their flat positions among the places of those axes.
 
     Ties go to the first place in row-major order, the gradient too; a window that holds NaN gives its last NaN.
     """
+    return _maximum(x, [w if isinstance(w, Window) else w.places()[0] for w in windows], positions)
+
+
+@functools.partial(jax.jit, static_argnames=("sizes", "positions"))
+def maximum_at(x: Array, starts: Sequence[Array], sizes: tuple[int, ...], positions: bool) -> tuple[Array, Array | None]:
+    """:func:`maximum` over windows that start where arrays say, one an axis."""
+    return _maximum(x, [start[:, None] + np.arange(size)[None] for start, size in zip(starts, sizes, strict=True)], positions)
+
+
+@functools.partial(jax.jit, static_argnames=("windows",))
+def total(x: Array, windows: tuple[Window | Bins, ...]) -> Array:
+    """The sums over windows of the trailing axes."""
+    for axis, window in enumerate(windows, x.ndim - len(windows)):
+        x = _total_along(x, axis, window)
+    return x
+
+
+def _maximum(x: Array, windows: Sequence[Any], positions: bool) -> tuple[Array, Array | None]:
+    """``windows`` are by axis a ``Window``, or the places (count, size)."""
     leaves: Leaves = (x,)
     if positions:
-        places = x.shape[x.ndim - len(windows) :]
-        flat = jnp.arange(math.prod(places), dtype=dtypes.index()).reshape(places)
+        shape = x.shape[x.ndim - len(windows) :]
+        flat = jnp.arange(math.prod(shape), dtype=dtypes.index()).reshape(shape)
         leaves += (jnp.broadcast_to(flat, x.shape),)
     # From the last axis to the first, for that is what makes the first hit along each axis the first in row-major order.
     for back, window in enumerate(reversed(windows), 1):
@@ -63,28 +88,21 @@ def maximum(x: Array, windows: Sequence[Window | Bins], positions: bool) -> tupl
     return leaves[0], leaves[1] if positions else None
 
 
-def total(x: Array, windows: Sequence[Window | Bins]) -> Array:
-    """The sums over windows of the trailing axes."""
-    for axis, window in enumerate(windows, x.ndim - len(windows)):
-        x = _total_along(x, axis, window)
-    return x
-
-
-def _maximum_along(leaves: Leaves, axis: int, window: Window | Bins) -> Leaves:
+def _maximum_along(leaves: Leaves, axis: int, window: Any) -> Leaves:
     if isinstance(window, Window):
         x, *flat = leaves
         lowest = -np.inf if jnp.issubdtype(x.dtype, np.floating) else np.iinfo(x.dtype).min
         return _slide((_pad(x, axis, window, lowest), *(_pad(f, axis, window, 0) for f in flat)), axis, window, _greater)
-    places = window.places()
-    taps = tuple(jnp.take(x, places, axis) for x in leaves)
-    joined = _slide(taps, axis + 1, Window(places.shape[1], places.shape[1], 1, 0, 1), _greater)
+    taps = tuple(jnp.take(x, window, axis) for x in leaves)
+    joined = _slide(taps, axis + 1, Window(window.shape[1], window.shape[1], 1, 0, 1), _greater)
     return tuple(lax.squeeze(x, (axis + 1,)) for x in joined)
 
 
 def _total_along(x: Array, axis: int, window: Window | Bins) -> Array:
     if isinstance(window, Bins):
-        filled = np.expand_dims(window.filled(), [a for a in range(x.ndim + 1) if a not in (axis, axis + 1)])
-        return jnp.where(filled, jnp.take(x, window.places(), axis), 0).sum(axis + 1, dtype=x.dtype)
+        places, filled = window.places()
+        filled = np.expand_dims(filled, [a for a in range(x.ndim + 1) if a not in (axis, axis + 1)])
+        return jnp.where(filled, jnp.take(x, places, axis), 0).sum(axis + 1, dtype=x.dtype)
     size, stride, dilation, before, count = window
     if size == stride and dilation == 1 and before == 0 and count * size <= x.shape[axis]:
         x = lax.slice_in_dim(x, 0, count * size, axis=axis)

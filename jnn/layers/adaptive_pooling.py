@@ -13,7 +13,7 @@ from ..core import checks, dtypes
 from ..core.function import function
 from ..core.spec import Layer, layer
 from ..kernels import windows
-from .pooling import mean
+from .pooling import mean, with_indices
 
 Array = jax.Array
 Target = int | None | tuple[int | None, ...]
@@ -32,15 +32,11 @@ def _target(who: object, ndim: int, output_size: Target) -> tuple[int | None, ..
 
 
 def _bins(size: int, count: int) -> windows.Window | windows.Bins:
-    """``count`` bins that cover ``size`` places, bin i from floor(i size / count) to ceil((i + 1) size / count)."""
-    if size % count == 0:
-        return windows.Window(size // count, size // count, 1, 0, count)
-    starts = np.arange(count) * size // count
-    ends = -(-np.arange(1, count + 1) * size // count)
-    return windows.Bins(starts, ends - starts)
+    even = size // count
+    return windows.Window(even, even, 1, 0, count) if size == even * count else windows.Bins(size, count)
 
 
-def _adaptive(who: object, ndim: int, x: Array, output_size: Target) -> tuple[tuple[int, ...], list[windows.Window | windows.Bins]]:
+def _adaptive(who: object, ndim: int, x: Array, output_size: Target) -> tuple[tuple[int, ...], tuple[windows.Window | windows.Bins, ...]]:
     """The output's shape, and the bins by axis, none where the output is empty."""
     target = _target(who, ndim, output_size)
     checks.rank(who, x, (ndim + 1, ndim + 2))
@@ -48,7 +44,7 @@ def _adaptive(who: object, ndim: int, x: Array, output_size: Target) -> tuple[tu
     sizes = x.shape[-ndim:]
     checks.require(0 not in sizes, who, "input must be empty in the batch only", RuntimeError, shape=x.shape)
     counts = [n if count is None else count for n, count in zip(sizes, target)]
-    return (*x.shape[:-ndim], *counts), [_bins(n, count) for n, count in zip(sizes, counts)] if 0 not in counts else []
+    return (*x.shape[:-ndim], *counts), tuple(map(_bins, sizes, counts)) if 0 not in counts else ()
 
 
 def _adaptive_max_pool(who: str, ndim: int, x: Array, output_size: Target, indices: bool) -> Any:
@@ -64,7 +60,7 @@ def _adaptive_avg_pool(who: str, ndim: int, x: Array, output_size: Target) -> Ar
     shape, bins = _adaptive(who, ndim, x, output_size)
     if not bins:
         return jnp.zeros(shape, x.dtype)
-    return mean(x, bins, [np.full(b.count, b.size) if isinstance(b, windows.Window) else b.lengths for b in bins])
+    return mean(x, bins, [np.full(b.count, b.size) if isinstance(b, windows.Window) else b.lengths() for b in bins])
 
 
 @function
@@ -88,10 +84,16 @@ def adaptive_max_pool1d(input: Array, output_size: Target, return_indices: bool 
     return _adaptive_max_pool("adaptive_max_pool1d", 1, input, output_size, return_indices)
 
 
+adaptive_max_pool1d_with_indices = with_indices(adaptive_max_pool1d)
+
+
 @function
 def adaptive_max_pool2d(input: Array, output_size: Target, return_indices: bool = False) -> Any:
     """:func:`adaptive_max_pool1d` over images, (N, C, H, W) or (C, H, W)."""
     return _adaptive_max_pool("adaptive_max_pool2d", 2, input, output_size, return_indices)
+
+
+adaptive_max_pool2d_with_indices = with_indices(adaptive_max_pool2d)
 
 
 @function
@@ -100,22 +102,7 @@ def adaptive_max_pool3d(input: Array, output_size: Target, return_indices: bool 
     return _adaptive_max_pool("adaptive_max_pool3d", 3, input, output_size, return_indices)
 
 
-@function
-def adaptive_max_pool1d_with_indices(input: Array, output_size: Target, return_indices: bool = False) -> tuple[Array, Array]:
-    """:func:`adaptive_max_pool1d` that always returns the indices."""
-    return _adaptive_max_pool("adaptive_max_pool1d", 1, input, output_size, True)
-
-
-@function
-def adaptive_max_pool2d_with_indices(input: Array, output_size: Target, return_indices: bool = False) -> tuple[Array, Array]:
-    """:func:`adaptive_max_pool2d` that always returns the indices."""
-    return _adaptive_max_pool("adaptive_max_pool2d", 2, input, output_size, True)
-
-
-@function
-def adaptive_max_pool3d_with_indices(input: Array, output_size: Target, return_indices: bool = False) -> tuple[Array, Array]:
-    """:func:`adaptive_max_pool3d` that always returns the indices."""
-    return _adaptive_max_pool("adaptive_max_pool3d", 3, input, output_size, True)
+adaptive_max_pool3d_with_indices = with_indices(adaptive_max_pool3d)
 
 
 @function

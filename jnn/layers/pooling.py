@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, ParamSpec
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,7 @@ from ..kernels import windows
 
 Array = jax.Array
 Size = int | tuple[int, ...]
+P = ParamSpec("P")
 
 
 class Geometry(NamedTuple):
@@ -37,10 +39,7 @@ def _geometry(who: object, ndim: int, kernel_size: Size, stride: Size | None, pa
     for name, values in by_name.items():
         least = 0 if name == "padding" else 1
         checks.require(min(values) >= least, who, f"{name} must be at least {least}", RuntimeError, **{name: given[name]})
-    g = Geometry(*by_name.values())
-    fits = all(p <= ((k - 1) * d + 1) // 2 for k, p, d in zip(g.size, g.padding, g.dilation))
-    checks.require(fits, who, "padding must be at most half of the window", RuntimeError, **given)
-    return g
+    return Geometry(*by_name.values())
 
 
 def nonempty(who: object, x: Array, ndim: int) -> None:
@@ -49,8 +48,10 @@ def nonempty(who: object, x: Array, ndim: int) -> None:
     checks.require(0 not in x.shape[-ndim - 1 :], who, "input must be empty in the batch only", RuntimeError, shape=x.shape)
 
 
-def _windows(who: object, x: Array, g: Geometry, ceil_mode: bool) -> list[windows.Window]:
+def _windows(who: object, x: Array, g: Geometry, ceil_mode: bool) -> tuple[windows.Window, ...]:
     nonempty(who, x, len(g.size))
+    fits = all(p <= ((k - 1) * d + 1) // 2 for k, _, p, d in zip(*g))
+    checks.require(fits, who, "padding must be at most half of the window", RuntimeError, **g._asdict())
     axes = []
     for n, k, s, p, d in zip(x.shape[-len(g.size) :], *g):
         room = n + 2 * p - (k - 1) * d - 1
@@ -60,7 +61,7 @@ def _windows(who: object, x: Array, g: Geometry, ceil_mode: bool) -> list[window
         axes.append(windows.Window(k, s, d, p, count))
     if min(w.count for w in axes) < 1:
         checks.fail(who, "the input is smaller than the window", RuntimeError, shape=x.shape, kernel_size=g.size, dilation=g.dilation)
-    return axes
+    return tuple(axes)
 
 
 def orderable(who: object, x: Array) -> None:
@@ -86,7 +87,7 @@ def _max_pool(
     return (values, places) if return_indices else values
 
 
-def mean(x: Array, axes: Sequence[windows.Window | windows.Bins], counts: Sequence[np.ndarray]) -> Array:
+def mean(x: Array, axes: tuple[windows.Window | windows.Bins, ...], counts: Sequence[np.ndarray]) -> Array:
     """Sums over windows divided by the outer product of ``counts``, one array an axis or a last one for all of them."""
     y = windows.total(x.astype(dtypes.accumulator(x.dtype)) if jnp.issubdtype(x.dtype, np.floating) else x, axes)
     if all((c == c[0]).all() for c in counts):
@@ -96,6 +97,21 @@ def mean(x: Array, axes: Sequence[windows.Window | windows.Bins], counts: Sequen
         divisor = functools.reduce(jnp.multiply, (jnp.asarray(c.reshape(s), y.dtype) for c, s in zip(counts, shapes)))
         divisor = lax.expand_dims(divisor, range(y.ndim - len(counts)))
     return lax.div(y, jnp.broadcast_to(divisor, y.shape)).astype(x.dtype)
+
+
+def with_indices(pool: Callable[P, Any]) -> Callable[P, tuple[Array, Array]]:
+    """``pool`` that returns indices whatever its argument ``return_indices`` says."""
+    signature = inspect.signature(pool)
+
+    @functools.wraps(pool)
+    def call(*args: P.args, **kwargs: P.kwargs) -> tuple[Array, Array]:
+        bound = signature.bind(*args, **kwargs)
+        bound.arguments["return_indices"] = True
+        return pool(*bound.args, **bound.kwargs)
+
+    call.__doc__ = f":func:`{pool.__name__}` that always returns the indices."
+    call.__name__ = call.__qualname__ = f"{pool.__name__}_with_indices"
+    return call
 
 
 @function
@@ -129,6 +145,9 @@ def max_pool1d(
     return _max_pool("max_pool1d", 1, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
 
 
+max_pool1d_with_indices = with_indices(max_pool1d)
+
+
 @function
 def max_pool2d(
     input: Array,
@@ -141,6 +160,9 @@ def max_pool2d(
 ) -> Any:
     """:func:`max_pool1d` over images, (N, C, H, W) or (C, H, W)."""
     return _max_pool("max_pool2d", 2, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
+
+
+max_pool2d_with_indices = with_indices(max_pool2d)
 
 
 @function
@@ -157,46 +179,7 @@ def max_pool3d(
     return _max_pool("max_pool3d", 3, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
 
 
-@function
-def max_pool1d_with_indices(
-    input: Array,
-    kernel_size: Size,
-    stride: Size | None = None,
-    padding: Size = 0,
-    dilation: Size = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = False,
-) -> tuple[Array, Array]:
-    """:func:`max_pool1d` that always returns the indices."""
-    return _max_pool("max_pool1d", 1, input, kernel_size, stride, padding, dilation, ceil_mode, True)
-
-
-@function
-def max_pool2d_with_indices(
-    input: Array,
-    kernel_size: Size,
-    stride: Size | None = None,
-    padding: Size = 0,
-    dilation: Size = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = False,
-) -> tuple[Array, Array]:
-    """:func:`max_pool2d` that always returns the indices."""
-    return _max_pool("max_pool2d", 2, input, kernel_size, stride, padding, dilation, ceil_mode, True)
-
-
-@function
-def max_pool3d_with_indices(
-    input: Array,
-    kernel_size: Size,
-    stride: Size | None = None,
-    padding: Size = 0,
-    dilation: Size = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = False,
-) -> tuple[Array, Array]:
-    """:func:`max_pool3d` that always returns the indices."""
-    return _max_pool("max_pool3d", 3, input, kernel_size, stride, padding, dilation, ceil_mode, True)
+max_pool3d_with_indices = with_indices(max_pool3d)
 
 
 def summable(who: object, x: Array) -> None:
@@ -289,7 +272,8 @@ def avg_pool3d(
 def _lp_pool(who: str, ndim: int, x: Array, norm_type: float, kernel_size: Size, stride: Size | None, ceil_mode: bool) -> Array:
     if math.isinf(norm_type):
         sign = 1 if norm_type > 0 else -1
-        return sign * _max_pool(who, ndim, sign * jnp.abs(x), kernel_size, stride, 0, 1, ceil_mode, False)
+        magnitude = x * jnp.sign(x)  # jnp.abs has the derivative 1 at zero, torch's has 0
+        return sign * _max_pool(who, ndim, sign * magnitude, kernel_size, stride, 0, 1, ceil_mode, False)
     checks.require(norm_type != 0, who, "norm_type must not be zero", ZeroDivisionError)
     x = x if jnp.issubdtype(x.dtype, np.inexact) else x.astype(np.float32)
     wide = x.astype(dtypes.accumulator(x.dtype))
