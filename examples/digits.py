@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import matplotlib as mpl
 import numpy as np
 import optax
-from digits_data import BadData, Digits, mnist, sklearn_digits
+from digits_data import DataError, Digits, mnist, sklearn_digits
 from jax.sharding import NamedSharding, PartitionSpec
 from tqdm import tqdm
 
@@ -257,7 +257,7 @@ def main() -> None:
         jax.config.update("jax_num_cpu_devices", options.devices)
     try:
         data = mnist(options.data) if options.data else sklearn_digits()
-    except BadData as error:
+    except DataError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
     share = jax.local_device_count() if options.style == "pmap" else 1
     batch_size = min(options.batch_size, len(data.train_labels)) // share * share
@@ -276,7 +276,9 @@ def main() -> None:
         reloaded.load(dict(weights))
     predicted = predictions(reloaded, data.test_images)
     plot(history, predicted, data.test_labels, options.out)
-    print(f"test accuracy {100 * np.mean(predicted == data.test_labels):.2f} % ({options.style} style, weights reloaded from {options.out})")
+    print(
+        f"test accuracy {100 * np.mean(predicted == data.test_labels):.2f} % ({options.style} style, weights reloaded from {options.out})"
+    )
 
 
 if __name__ == "__main__":

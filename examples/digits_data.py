@@ -21,7 +21,7 @@ class Digits(NamedTuple):
     test_labels: np.ndarray
 
 
-class BadData(ValueError):
+class DataError(ValueError):
     """A data file that is missing or is not what it should be."""
 
 
@@ -43,14 +43,14 @@ def mnist(folder: str | pathlib.Path) -> Digits:
         images = read_idx(_find(folder, f"{kind}-images-idx3-ubyte"), 3)
         labels = read_idx(_find(folder, f"{kind}-labels-idx1-ubyte"), 1)
         if len(images) != len(labels) or not len(images):
-            raise BadData(f"{folder}: {kind} has {len(images)} images and {len(labels)} labels")
+            raise DataError(f"{folder}: {kind} has {len(images)} images and {len(labels)} labels")
         if labels.max() > 9:
-            raise BadData(f"{folder}: {kind} has the label {labels.max()}, digits go from 0 to 9")
+            raise DataError(f"{folder}: {kind} has the label {labels.max()}, digits go from 0 to 9")
         return (images[:, None] / np.float32(255)).astype(np.float32), labels.astype(np.int32)
 
     train, test = load("train"), load("t10k")
     if train[0].shape[1:] != test[0].shape[1:]:
-        raise BadData(f"{folder}: images of {train[0].shape[2:]} to train on, of {test[0].shape[2:]} to test on")
+        raise DataError(f"{folder}: images of {train[0].shape[2:]} to train on, of {test[0].shape[2:]} to test on")
     return Digits(*train, *test)
 
 
@@ -61,27 +61,27 @@ def _find(folder: str | pathlib.Path, name: str) -> pathlib.Path:
         path = pathlib.Path(folder, candidate)
         if path.is_file():
             return path
-    raise BadData(f"{folder}: no file {' or '.join(names)}")
+    raise DataError(f"{folder}: no file {' or '.join(names)}")
 
 
 def read_idx(path: str | pathlib.Path, ndim: int) -> np.ndarray:
     """An IDX file of unsigned bytes with ``ndim`` dimensions.
 
     Raises:
-        BadData: the file is not IDX, has other dimensions, is truncated, or has bytes left over.
+        DataError: the file is not IDX, has other dimensions, is truncated, or has bytes left over.
     """
     raw = pathlib.Path(path).read_bytes()
     if raw[:2] == b"\x1f\x8b":
         try:
             raw = gzip.decompress(raw)
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise BadData(f"{path}: the gzip stream is damaged or cut short ({error})") from None
+            raise DataError(f"{path}: the gzip stream is damaged or cut short ({error})") from None
     header = 4 + 4 * ndim
     if raw[:4] != bytes([0, 0, 0x08, ndim]):
-        raise BadData(f"{path}: not an IDX file of bytes with {ndim} dimensions, it starts with {raw[:4].hex() or 'nothing'}")
+        raise DataError(f"{path}: not an IDX file of bytes with {ndim} dimensions, it starts with {raw[:4].hex() or 'nothing'}")
     if len(raw) < header:
-        raise BadData(f"{path}: cut short inside its header, {len(raw)} of {header} bytes")
+        raise DataError(f"{path}: cut short inside its header, {len(raw)} of {header} bytes")
     shape = struct.unpack(f">{ndim}I", raw[4:header])
     if len(raw) - header != math.prod(shape):
-        raise BadData(f"{path}: {len(raw) - header} bytes of data where {' x '.join(map(str, shape))} = {math.prod(shape)} are due")
+        raise DataError(f"{path}: {len(raw) - header} bytes of data where {' x '.join(map(str, shape))} = {math.prod(shape)} are due")
     return np.frombuffer(raw, np.uint8, offset=header).reshape(shape)

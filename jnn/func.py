@@ -2,16 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from .core import checks
 from .module.bridge import functional_call as functional_call
 from .module.module import Module
+from .module.program import Batch
 
-__all__ = ["functional_call", "stack_module_state"]
+__all__ = ["checkpoint", "functional_call", "stack_module_state"]
+
+
+def checkpoint(module: Module, *args: Any, policy: Callable[..., bool] | None = None, **kwargs: Any) -> Any:
+    """Call a module and keep nothing of its inside for the backward pass, which computes it again (``jax.checkpoint``).
+
+    For use inside a loss or a ``forward``. Buffers are written once, randomness is the same both times.
+
+    Args:
+        policy: which intermediate values to keep after all, one of ``jax.checkpoint_policies``.
+    """
+    checks.require(isinstance(module, Module), "checkpoint", "the first argument must be a Module", TypeError, module=type(module))
+    registries = [m._buffers for m in module.modules()]
+    batch = Batch((args, kwargs))
+
+    def run(arrays: tuple[Any, ...]) -> tuple[Any, list[dict[str, Any]]]:
+        before = [dict(registry) for registry in registries]
+        args, kwargs = batch.rebuild(arrays)
+        output = module(*args, **kwargs)
+        written = [{n: v for n, v in r.items() if v is not b[n]} for r, b in zip(registries, before, strict=True)]
+        _write(registries, before)
+        return output, written
+
+    output, written = jax.checkpoint(run, policy=policy)(batch.arrays)
+    _write(registries, written)
+    return output
+
+
+def _write(registries: list[dict[str, Any]], values: list[dict[str, Any]]) -> None:
+    for registry, new in zip(registries, values, strict=True):
+        registry.update(new)
 
 
 def stack_module_state(models: Sequence[Module]) -> tuple[dict[str, Any], dict[str, Any]]:

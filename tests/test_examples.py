@@ -74,7 +74,7 @@ def test_mnist_files_are_read(tmp_path, squeeze):
 )
 def test_bad_mnist_files_are_refused_in_words(tmp_path, change, words):
     write_mnist(tmp_path, squeeze=False, train_images_idx3_ubyte=change)
-    with pytest.raises(digits_data.BadData, match=words):
+    with pytest.raises(digits_data.DataError, match=words):
         digits_data.mnist(tmp_path)
 
 
@@ -87,7 +87,7 @@ def test_a_cut_gzip_stream_and_missing_files_end_the_example_with_one_line(tmp_p
     assert "damaged or cut short" in ended.stderr
     assert "Traceback" not in ended.stderr
     path.unlink()
-    with pytest.raises(digits_data.BadData, match="no file t10k-images-idx3-ubyte or"):
+    with pytest.raises(digits_data.DataError, match="no file t10k-images-idx3-ubyte or"):
         digits_data.mnist(tmp_path)
 
 
