@@ -148,18 +148,21 @@ def rematerialisation() -> float:
     return train(Checkpointed())
 
 
+EXAMPLES = [
+    torch_style_loop,
+    freezing,
+    groups,
+    tying,
+    replacing_a_layer,
+    lora_by_replacement,
+    features_by_hook,
+    ensemble,
+    rematerialisation,
+]
+
+
 def main() -> None:
-    for example in (
-        torch_style_loop,
-        freezing,
-        groups,
-        tying,
-        replacing_a_layer,
-        lora_by_replacement,
-        features_by_hook,
-        ensemble,
-        rematerialisation,
-    ):
+    for example in TRAINING + OTHERS:
         result = example()
         lines = (example.__doc__ or "").splitlines()
         print(f"{example.__name__}: {lines[0]}")
