@@ -161,6 +161,10 @@ EXAMPLES = [
 ]
 
 
+TRAINING = [torch_style_loop, freezing, groups, tying, replacing_a_layer, lora_by_replacement]
+OTHERS = [features_by_hook, ensemble, rematerialisation]
+
+
 def main() -> None:
     for example in TRAINING + OTHERS:
         result = example()
