@@ -51,6 +51,7 @@ from .layers.fractional_pooling import fractional_max_pool3d_with_indices as fra
 from .layers.grid import affine_grid as affine_grid
 from .layers.grid import grid_sample as grid_sample
 from .layers.linear import bilinear as bilinear
+from .layers.linear import grouped_mm as grouped_mm
 from .layers.linear import linear as linear
 from .layers.normalization import group_norm as group_norm
 from .layers.normalization import layer_norm as layer_norm
@@ -103,6 +104,7 @@ from .losses.classification import binary_cross_entropy_with_logits as binary_cr
 from .losses.classification import cross_entropy as cross_entropy
 from .losses.classification import multilabel_soft_margin_loss as multilabel_soft_margin_loss
 from .losses.classification import nll_loss as nll_loss
+from .losses.ctc import ctc_loss as ctc_loss
 from .losses.divergence import kl_div as kl_div
 from .losses.margin import cosine_embedding_loss as cosine_embedding_loss
 from .losses.margin import hinge_embedding_loss as hinge_embedding_loss

@@ -27,7 +27,8 @@ def vector_norm(x: Array, p: float, axis: int | tuple[int, ...] | None, keepdims
     if p == 2:
         square = jnp.sum(jnp.square(x.real) + jnp.square(x.imag) if jnp.iscomplexobj(x) else jnp.square(x), axis, keepdims=keepdims)
         return jnp.where(square == 0, 0, jnp.sqrt(jnp.where(square == 0, 1, square)))
-    size = jnp.abs(x)
+    # JAX's derivative of abs at 0 is 1, torch's is 0.
+    size = jnp.abs(x) if jnp.iscomplexobj(x) else x * lax.stop_gradient(jnp.sign(x))
     if p == 1:
         return jnp.sum(size, axis, keepdims=keepdims)
     if math.isinf(p):

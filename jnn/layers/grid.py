@@ -109,8 +109,8 @@ def grid_sample(input: Array, grid: Array, mode: str = "bilinear", padding_mode:
         index, weight, exists = taps[0]
         for tap, size in zip(taps[1:], space[1:], strict=True):
             index, weight, exists = index * size + tap.index, weight * tap.weight, exists & tap.exists
-        values = jnp.take_along_axis(pixels, index[:, None], 2, mode="clip") * weight[:, None]
-        total += jnp.where(exists[:, None], values, 0)
+        values = jnp.take_along_axis(pixels, index[:, None], 2, mode="clip")
+        total += jnp.where(exists[:, None], values, 0) * weight[:, None]
     return total.reshape(n, channels, *out).astype(input.dtype)
 
 
@@ -156,5 +156,5 @@ def affine_grid(theta: Array, size: Sequence[int], align_corners: bool | None = 
     for axis, n in enumerate(space):
         line = jnp.linspace(-1, 1, n, dtype=matrix.dtype) if n > 1 else jnp.zeros(1, matrix.dtype)
         line = line if aligned else line * ((n - 1) / n)
-        points = points + line.reshape(-1, *(1,) * (nd - axis)) * matrix[..., nd - 1 - axis]
+        points = points + line.reshape(*(1,) * (axis + 1), n, *(1,) * (nd - axis)) * matrix[..., nd - 1 - axis]
     return points.astype(theta.dtype)

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ..core import checks, dtypes
 from ..core.function import function
@@ -64,6 +65,58 @@ def bilinear(input1: Array, input2: Array, weight: Array, bias: Array | None = N
     dtype = dtypes.accumulator(weight.dtype) if jnp.issubdtype(weight.dtype, jnp.inexact) else weight.dtype
     y = jnp.einsum("...i,oij,...j->...o", input1, weight, input2, preferred_element_type=dtype).astype(weight.dtype)
     return y if bias is None else y + jnp.broadcast_to(bias, y.shape)
+
+
+@function
+def grouped_mm(mat_a: Array, mat_b: Array, *, offs: Array | None = None, bias: None = None, out_dtype: Any = None) -> Array:
+    """One matrix product per group, as for a mixture of experts; the groups of a matrix are consecutive slices of one dimension.
+
+    Shape: mat_a (M, K) and mat_b (G, K, N): rows are grouped, output (M, N); (G, M, K) and (K, N): columns are grouped, output
+        (M, N); (M, K) and (K, N): the sum is grouped, output (G, M, N); (G, M, K) and (G, K, N): output (G, M, N).
+
+    Args:
+        offs: where each group ends, increasing integers (G,); for any input that is a matrix. What lies beyond the last
+            one gives zeros.
+        bias: accepted for torch's signature; only None, as there.
+        out_dtype: of the output; that of mat_a when None.
+
+    Raises:
+        RuntimeError: shapes or dtypes do not fit, or ``offs`` is missing or not needed.
+
+    Differs from torch: all floating point dtypes, all integer dtypes of ``offs``, and no rule for strides.
+    """
+    who = "grouped_mm"
+    _check_groups(who, mat_a, mat_b, offs, bias)
+    dtype = mat_a.dtype if out_dtype is None else dtypes.canonical(who, out_dtype)
+    if offs is None:
+        return jnp.matmul(mat_a, mat_b, preferred_element_type=dtype)
+    # Masks and not lax.ragged_dot, which cannot be batched along every dimension. What is masked may be infinite.
+    ends, starts = offs[:, None], jnp.roll(offs, 1).at[0].set(0)[:, None]
+    length = mat_b.shape[-1] if mat_a.ndim == 3 else mat_a.shape[0 if mat_b.ndim == 3 else 1]
+    place = jnp.arange(length)[None]
+    own = (place >= starts) & (place < ends)
+    if mat_a.ndim == mat_b.ndim:
+        a, b = jnp.where(own[:, None], mat_a[None], 0), jnp.where(own[:, :, None], mat_b[None], 0)
+        return jnp.matmul(a, b, preferred_element_type=dtype)
+    a, b = (m if m.ndim == 3 else m[None] for m in (mat_a, mat_b))
+    own = own[:, None] if mat_a.ndim == 3 else own[:, :, None]
+    return jnp.sum(jnp.where(own, jnp.matmul(a, b, preferred_element_type=dtype), 0), 0)
+
+
+def _check_groups(who: str, mat_a: Array, mat_b: Array, offs: Array | None, bias: Any) -> None:
+    checks.require(bias is None, who, "a bias is not supported", RuntimeError, bias=bias)
+    checks.rank(who, mat_a, (2, 3), name="mat_a")
+    checks.rank(who, mat_b, (2, 3), name="mat_b")
+    checks.floating(who, "mat_a", mat_a)
+    checks.same_dtype(who, mat_a=mat_a, mat_b=mat_b)
+    given = {"mat_a": mat_a, "mat_b": mat_b, "offs": offs}
+    checks.require(mat_a.shape[-1] == mat_b.shape[-2], who, "the inner dimensions must be equal", RuntimeError, **given)
+    ragged = mat_a.ndim == 2 or mat_b.ndim == 2
+    checks.require(ragged == (offs is not None), who, "offs must be given for matrices, and for nothing else", RuntimeError, **given)
+    ok = offs is None or (offs.ndim == 1 and jnp.issubdtype(offs.dtype, np.integer))
+    checks.require(ok, who, "offs must be a vector of integers", RuntimeError, offs=offs)
+    groups = [a.shape[0] for a in (mat_a, mat_b, offs) if a is not None and a.ndim != 2]
+    checks.require(len(set(groups)) == 1, who, "the numbers of groups must be equal", RuntimeError, **given)
 
 
 @layer

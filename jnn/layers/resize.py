@@ -114,10 +114,13 @@ _FILTERS: dict[str, tuple[Callable[[np.ndarray], np.ndarray], int]] = {
 
 def _antialiased(mode: str, n: int, out: int, scale: Scale, align_corners: bool, dtype: Any) -> Taps:
     """A filter as wide as the outputs are apart, so that shrinking averages."""
+    if n == out:
+        return _one_tap(np.arange(n), n, dtype)
     kernel, radius = _FILTERS[mode]
     step = _step(n, out, scale, align_corners, dtype)
     width = max(step, dtype.type(1))
-    center = _positions(n, out, scale, align_corners, dtype) + dtype.type(0.5)
+    # Aligned corners change the step only, in torch: the first output still stands half a step from the border.
+    center = step * (np.arange(out, dtype=dtype) + dtype.type(0.5))
     start = np.maximum((center - radius * width + dtype.type(0.5)).astype(int), 0)
     stop = np.minimum((center + radius * width + dtype.type(0.5)).astype(int), n)
     return _windows(start, stop - start, n, lambda j: kernel((j - center[:, None] + dtype.type(0.5)) / width))
@@ -125,8 +128,9 @@ def _antialiased(mode: str, n: int, out: int, scale: Scale, align_corners: bool,
 
 def _windows(start: np.ndarray, count: np.ndarray, n: int, weigh: Callable[[np.ndarray], np.ndarray]) -> Taps:
     """Weighted means over windows of unequal length; those that are shorter get taps of weight 0."""
-    index = start[:, None] + np.arange(count.max())
-    weights = np.where(np.arange(count.max()) < count[:, None], weigh(index), 0)
+    taps = np.arange(count.max(initial=1))
+    index = start[:, None] + taps
+    weights = np.where(taps < count[:, None], weigh(index), 0)
     return np.minimum(index, n - 1), weights / weights.sum(-1, keepdims=True)
 
 
@@ -145,9 +149,9 @@ def _resample(x: Array, axis: int, index: np.ndarray, weights: np.ndarray) -> Ar
     """``y_i = sum_t weights[i, t] x[index[i, t]]`` along ``axis``. A tap of weight 0 is not read: it may be infinite."""
     outputs, taps = index.shape
     if taps > 1:
-        shape = (outputs, taps) + (1,) * (x.ndim - axis - 1)
+        weights = weights.reshape((1,) * axis + (outputs, taps) + (1,) * (x.ndim - axis - 1))
         taken = jnp.take(x, index, axis, mode="clip")
-        return jnp.sum(jnp.where(weights.reshape(shape) == 0, 0, taken * weights.reshape(shape)), axis + 1)
+        return jnp.sum(jnp.where(weights == 0, 0, taken * weights), axis + 1)
     times = outputs // x.shape[axis]
     if times and np.array_equal(index[:, 0], np.arange(outputs) // times):
         return jnp.repeat(x, times, axis, total_repeat_length=outputs) if times > 1 else x
@@ -169,7 +173,6 @@ def _sizes(
     if size is None:
         values, scales = tuple(int(n * f) for n, f in zip(space, values)), scales if recompute else values
     out = tuple(checks.integer(who, "size", v) for v in values)
-    checks.require(min(*space, *out) > 0, who, "input and output must not be empty", RuntimeError, input=space, output=out)
     return out, scales
 
 
@@ -208,6 +211,8 @@ def interpolate(
     _check_mode(who, input, mode, align_corners, antialias)
     space = input.shape[2:]
     out, scales = _sizes(who, space, size, scale_factor, bool(recompute_scale_factor) or (mode == "area" and size is None))
+    ok = min(space) > 0 and min(out) >= (0 if mode == "area" else 1)
+    checks.require(ok, who, "input and output must not be empty", RuntimeError, input=space, output=out)
     plain = mode in ("nearest", "nearest-exact")
     ok = plain or inexact or (input.dtype == np.uint8 and mode != "area")
     checks.require(ok, who, f"the input must be floating point for mode {mode!r}", RuntimeError, dtype=input.dtype)
