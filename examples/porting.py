@@ -161,12 +161,8 @@ EXAMPLES = [
 ]
 
 
-TRAINING = [torch_style_loop, freezing, groups, tying, replacing_a_layer, lora_by_replacement]
-OTHERS = [features_by_hook, ensemble, rematerialisation]
-
-
 def main() -> None:
-    for example in TRAINING + OTHERS:
+    for example in EXAMPLES:
         result = example()
         lines = (example.__doc__ or "").splitlines()
         print(f"{example.__name__}: {lines[0]}")
