@@ -3,11 +3,13 @@
 from . import attention as attention
 from . import func as func
 from . import functional as functional
+from . import init as init
 from . import layers as layers
 from . import losses as losses
 from . import optim as optim
 from . import utils as utils
 from .core.rng import manual_seed as manual_seed
+from .losses.linear_cross_entropy import LinearCrossEntropyOptions as LinearCrossEntropyOptions
 from .module.bridge import pure as pure
 from .module.bridge import split as split
 from .module.bridge import update as update
@@ -22,6 +24,7 @@ from .module.catalogue import SELU as SELU
 from .module.catalogue import AdaptiveAvgPool1d as AdaptiveAvgPool1d
 from .module.catalogue import AdaptiveAvgPool2d as AdaptiveAvgPool2d
 from .module.catalogue import AdaptiveAvgPool3d as AdaptiveAvgPool3d
+from .module.catalogue import AdaptiveLogSoftmaxWithLoss as AdaptiveLogSoftmaxWithLoss
 from .module.catalogue import AdaptiveMaxPool1d as AdaptiveMaxPool1d
 from .module.catalogue import AdaptiveMaxPool2d as AdaptiveMaxPool2d
 from .module.catalogue import AdaptiveMaxPool3d as AdaptiveMaxPool3d
@@ -52,6 +55,7 @@ from .module.catalogue import CosineEmbeddingLoss as CosineEmbeddingLoss
 from .module.catalogue import CosineSimilarity as CosineSimilarity
 from .module.catalogue import CrossEntropyLoss as CrossEntropyLoss
 from .module.catalogue import CrossMapLRN2d as CrossMapLRN2d
+from .module.catalogue import CTCLoss as CTCLoss
 from .module.catalogue import Dropout as Dropout
 from .module.catalogue import Dropout1d as Dropout1d
 from .module.catalogue import Dropout2d as Dropout2d
@@ -81,6 +85,7 @@ from .module.catalogue import L1Loss as L1Loss
 from .module.catalogue import LayerNorm as LayerNorm
 from .module.catalogue import LeakyReLU as LeakyReLU
 from .module.catalogue import Linear as Linear
+from .module.catalogue import LinearCrossEntropyLoss as LinearCrossEntropyLoss
 from .module.catalogue import LocalResponseNorm as LocalResponseNorm
 from .module.catalogue import LogSigmoid as LogSigmoid
 from .module.catalogue import LogSoftmax as LogSoftmax

@@ -106,6 +106,7 @@ from .losses.classification import multilabel_soft_margin_loss as multilabel_sof
 from .losses.classification import nll_loss as nll_loss
 from .losses.ctc import ctc_loss as ctc_loss
 from .losses.divergence import kl_div as kl_div
+from .losses.linear_cross_entropy import linear_cross_entropy as linear_cross_entropy
 from .losses.margin import cosine_embedding_loss as cosine_embedding_loss
 from .losses.margin import hinge_embedding_loss as hinge_embedding_loss
 from .losses.margin import margin_ranking_loss as margin_ranking_loss

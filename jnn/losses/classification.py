@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.custom_derivatives import SymbolicZero
 
 from ..core import checks
 from ..core.spec import buffer, config, layer
-from .reduction import Loss, broadcast, constant, loss_function, reduced
+from .reduction import Loss, broadcast, constant, expand, loss_function, reduced
 
 Array = jax.Array
 
 
-def _class_axis(who: str, input: Array) -> int:
-    checks.require(input.ndim >= 1, who, "input must have at least one dimension", ValueError, shape=input.shape)
-    return min(input.ndim - 1, 1)
-
-
-def _is_probabilities(who: str, input: Array, target: Array) -> bool:
-    if target.shape != input.shape:
-        return False
-    floating = jnp.issubdtype(target.dtype, jnp.floating)
-    checks.require(floating, who, "a target of the shape of input must be floating point probabilities", RuntimeError, dtype=target.dtype)
-    return True
-
-
-def _require_indices(who: str, input: Array, target: Array, weight: Array | None) -> None:
+def _require_indices(who: str, input: Any, target: Array) -> None:
     integral = jnp.issubdtype(target.dtype, np.integer)
     checks.require(integral, who, "target must hold integer class indices", RuntimeError, dtype=target.dtype)
     if input.ndim > 1:
@@ -36,12 +25,11 @@ def _require_indices(who: str, input: Array, target: Array, weight: Array | None
         checks.require(same, who, "input and target must have one batch size", ValueError, input=input, target=target)
     expected = input.shape[:1] * (input.ndim > 1) + input.shape[2:]
     checks.require(target.shape == expected, who, f"target must have shape {expected}", RuntimeError, target=target)
-    _require_weight(who, input, weight)
 
 
-def _require_weight(who: str, input: Array, weight: Array | None) -> None:
+def _require_weight(who: str, input: Any, weight: Array | None) -> None:
     if weight is not None:
-        classes = input.shape[_class_axis(who, input)]
+        classes = input.shape[min(input.ndim - 1, 1)]
         checks.require(weight.shape == (classes,), who, "weight must have one element per class", RuntimeError, weight=weight, input=input)
         checks.same_dtype(who, input=input, weight=weight)
 
@@ -58,30 +46,70 @@ def _along(weight: Array, like: Array, axis: int) -> Array:
 
 
 def pick(scores: Array, target: Array, axis: int) -> tuple[Array, Array, Array]:
-    """The scores of the target classes, the classes with others than those of ``scores`` replaced by 0, and whether they were not."""
+    """The scores of the target classes, the targets with 0 for those that are no class of ``scores``, and which are.
+
+    ``target`` has the shape of ``scores`` with any size at ``axis``, or without it.
+    """
     classes = scores.shape[axis]
     valid = (target >= 0) & (target < classes)
     index = jnp.where(valid, target, 0)
     if classes == 0:
         return jnp.zeros(target.shape, scores.dtype), index, valid
+    if target.ndim == scores.ndim:
+        return jnp.take_along_axis(scores, index, axis, mode="promise_in_bounds"), index, valid
     picked = jnp.take_along_axis(scores, jnp.expand_dims(index, axis), axis, mode="promise_in_bounds")
     return jnp.squeeze(picked, axis), index, valid
 
 
-def _nll(log_probs: Array, target: Array, weight: Array | None, ignore_index: int, reduction: str, smoothing: float = 0.0) -> Array:
+def target_scale(target: Array, weight: Array | None, classes: int, ignore_index: int, dtype: Any) -> Array:
+    """The weight of each target class: 0 where it is ignored, NaN where it is no class. The mean divides by their sum."""
+    valid = (target >= 0) & (target < classes)
+    scale = jnp.where(valid, 1, jnp.nan).astype(dtype)
+    if weight is not None and classes:
+        scale = scale * weight[jnp.where(valid, target, 0)]
+    return jnp.where(target == ignore_index, 0, scale)
+
+
+def _nll(log_probs: Array, target: Array, weight: Array | None, ignore_index: int, smoothing: float = 0.0) -> Array:
     """The weighted negative log-likelihood of class indices, part of it spread over all classes for ``smoothing``."""
     axis = min(log_probs.ndim - 1, 1)
-    ignored = target == ignore_index
-    picked, index, valid = pick(log_probs, target, axis)
-    scale = jnp.where(valid | ignored, 1, jnp.nan).astype(log_probs.dtype)
-    if weight is not None and weight.size:
-        scale = scale * weight[index]
-    elements = -picked * scale
+    elements = -pick(log_probs, target, axis)[0] * target_scale(target, weight, log_probs.shape[axis], ignore_index, log_probs.dtype)
     if smoothing:
         spread = log_probs if weight is None else log_probs * _along(weight, log_probs, axis)
         elements = (1 - smoothing) * elements - smoothing / log_probs.shape[axis] * jnp.sum(spread, axis)
-    elements, scale = (jnp.where(ignored, 0, x) for x in (elements, scale))
-    return reduced(elements, reduction, jnp.sum(scale))
+    return jnp.where(target == ignore_index, 0, elements)
+
+
+def class_entropy(logits: Array, target: Array, weight: Array | None, ignore_index: int, smoothing: float) -> Array:
+    """The elements of :func:`cross_entropy`, for arguments that have been checked."""
+    axis = min(logits.ndim - 1, 1)
+    log_probs = jax.nn.log_softmax(logits, axis)
+    if target.shape != logits.shape:
+        return _nll(log_probs, target, weight, ignore_index, smoothing)
+    if smoothing:
+        target = target * (1 - smoothing) + smoothing / logits.shape[axis]
+    elements = target * log_probs
+    return -jnp.sum(elements if weight is None else elements * _along(weight, elements, axis), axis)
+
+
+def class_count(shape: tuple[int, ...], dtype: Any, target: Array, weight: Array | None, ignore_index: int) -> Array | None:
+    """What the mean of :func:`class_entropy` of logits of ``shape`` divides by, where it is not the number of elements."""
+    if target.shape == shape:
+        return None
+    return jnp.sum(target_scale(target, weight, shape[min(len(shape) - 1, 1)], ignore_index, dtype))
+
+
+def require_target(who: str, input: Any, target: Array, weight: Array | None, ignore_index: int, label_smoothing: float) -> None:
+    """The checks of :func:`cross_entropy`, of arrays or of their shapes and dtypes."""
+    checks.require(input.ndim >= 1, who, "input must have at least one dimension", ValueError, shape=input.shape)
+    checks.require(0 <= label_smoothing <= 1, who, "label_smoothing must be in [0, 1]", RuntimeError, label_smoothing=label_smoothing)
+    if target.shape != input.shape:
+        _require_indices(who, input, target)
+    else:
+        floating = jnp.issubdtype(target.dtype, jnp.floating)
+        checks.require(floating, who, "a target of the shape of input must be floating point probabilities", RuntimeError, target=target)
+        checks.require(ignore_index < 0, who, "probabilities cannot be ignored by index", RuntimeError, ignore_index=ignore_index)
+    _require_weight(who, input, weight)
 
 
 def _check_nll(input: Array, target: Array, weight: Any, size_average: Any, ignore_index: int, *_: Any) -> None:
@@ -110,9 +138,12 @@ def nll_loss(
         ValueError: the batch sizes differ.
         RuntimeError: target or weight has another shape, or target is not integral.
     """
-    _class_axis("nll_loss", input)
-    _require_indices("nll_loss", input, target, weight)
-    return _nll(input, target, weight, ignore_index, reduction)
+    who = "nll_loss"
+    checks.require(input.ndim >= 1, who, "input must have at least one dimension", ValueError, shape=input.shape)
+    _require_indices(who, input, target)
+    _require_weight(who, input, weight)
+    scale = target_scale(target, weight, input.shape[min(input.ndim - 1, 1)], ignore_index, input.dtype)
+    return reduced(_nll(input, target, weight, ignore_index), reduction, jnp.sum(scale))
 
 
 def _check_cross_entropy(input: Array, target: Array, weight: Any, size_average: Any, ignore_index: int, *_: Any) -> None:
@@ -144,20 +175,9 @@ def cross_entropy(
         RuntimeError: target or weight has another shape or dtype, label_smoothing is outside [0, 1], or ignore_index is a class
             although the target is probabilities.
     """
-    who, axis = "cross_entropy", _class_axis("cross_entropy", input)
-    checks.require(0 <= label_smoothing <= 1, who, "label_smoothing must be in [0, 1]", RuntimeError, label_smoothing=label_smoothing)
-    if not _is_probabilities(who, input, target):
-        _require_indices(who, input, target, weight)
-        return _nll(jax.nn.log_softmax(input, axis), target, weight, ignore_index, reduction, label_smoothing)
-    checks.require(ignore_index < 0, who, "probabilities cannot be ignored by index", RuntimeError, ignore_index=ignore_index)
-    _require_weight(who, input, weight)
-    classes = input.shape[axis]
-    if label_smoothing:
-        target = target * (1 - label_smoothing) + label_smoothing / classes
-    elements = target * jax.nn.log_softmax(input, axis)
-    if weight is not None:
-        elements = elements * _along(weight, elements, axis)
-    return reduced(-jnp.sum(elements, axis), reduction)
+    require_target("cross_entropy", input, target, weight, ignore_index, label_smoothing)
+    elements = class_entropy(input, target, weight, ignore_index, label_smoothing)
+    return reduced(elements, reduction, class_count(input.shape, input.dtype, target, weight, ignore_index))
 
 
 @loss_function()
@@ -180,14 +200,91 @@ def binary_cross_entropy_with_logits(
     """
     who = "binary_cross_entropy_with_logits"
     _require_same_shape(who, input, target)
-    x, y, weight, pos_weight = broadcast(who, input=input, target=target, weight=weight, pos_weight=pos_weight)
-    falling = jax.nn.softplus(-x)
-    elements = (1 - y) * x + (falling if pos_weight is None else (1 + (pos_weight - 1) * y) * falling)
-    return reduced(elements if weight is None else elements * weight, reduction)
+    falling = jax.nn.softplus(-input)
+    if pos_weight is not None:
+        falling = falling * (1 + (expand(who, "pos_weight", pos_weight, input.shape) - 1) * target)
+    return _weighted(who, (1 - target) * input + falling, weight, reduction)
 
 
 def _require_same_shape(who: str, input: Array, target: Array) -> None:
     checks.require(input.shape == target.shape, who, "input and target must have one shape", ValueError, input=input, target=target)
+
+
+def _weighted(who: str, elements: Array, weight: Array | None, reduction: str) -> Array:
+    return reduced(elements if weight is None else elements * expand(who, "weight", weight, elements.shape), reduction)
+
+
+@jax.custom_jvp
+def _bce(x: Array, y: Array) -> Array:
+    return (y - 1) * jnp.maximum(jnp.log1p(-x), -100) - y * jnp.maximum(jnp.log(x), -100)
+
+
+def _bce_jvp(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
+    """torch's derivatives, that in x finite at 0 and 1. A factor may be infinite, so only true tangents are multiplied."""
+    x, y = primals
+    factors = (x - y) / jnp.maximum((1 - x) * x, 1e-12), jnp.log1p(-x) - jnp.log(x)
+    parts = [f * t for f, t in zip(factors, tangents, strict=True) if not isinstance(t, SymbolicZero)]
+    return _bce(x, y), sum(parts, start=jnp.zeros_like(x))
+
+
+_bce.defjvp(_bce_jvp, symbolic_zeros=True)
+
+
+def _check_probabilities(input: Array, target: Array, *_: Any) -> None:
+    for name, x in (("input", input), ("target", target)):
+        known = checks.concrete(x)
+        ok = known is None or ((known >= 0) & (known <= 1)).all()
+        checks.require(ok, "binary_cross_entropy", f"{name} must be in [0, 1]", RuntimeError)
+
+
+@loss_function(values=_check_probabilities)
+def binary_cross_entropy(
+    input: Array,
+    target: Array,
+    weight: Array | None = None,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+) -> Array:
+    """``-weight (y log x + (1 - y) log(1 - x))`` of probabilities, each logarithm at least -100.
+
+    The gradient is ``(x - y) / max(x (1 - x), 1e-12)``, so that both are finite at 0 and 1.
+
+    Shape: input (*), target the same, weight broadcastable to it; output () or (*) for reduction "none".
+
+    Raises:
+        ValueError: the shapes of input and target differ.
+        RuntimeError: a known input or target is outside [0, 1] (a traced input gives NaN), the dtypes differ, or weight does not
+            broadcast.
+    """
+    who = "binary_cross_entropy"
+    _require_same_shape(who, input, target)
+    checks.same_dtype(who, input=input, target=target)
+    return _weighted(who, _bce(input, target), weight, reduction)
+
+
+@loss_function()
+def multilabel_soft_margin_loss(
+    input: Array,
+    target: Array,
+    weight: Array | None = None,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+) -> Array:
+    """The mean over classes of ``-weight (y log sigmoid(x) + (1 - y) log sigmoid(-x))``.
+
+    Shape: input (*, C), target the same or broadcastable, weight broadcastable to it; output (), or (*) for reduction "none".
+
+    Raises:
+        IndexError: input has no dimensions.
+        RuntimeError: the shapes do not broadcast.
+    """
+    who = "multilabel_soft_margin_loss"
+    checks.require(input.ndim >= 1, who, "input must have at least one dimension", IndexError, input=input)
+    x, y = broadcast(who, input=input, target=target)
+    elements = _weighted(who, y * jax.nn.softplus(-x) + (1 - y) * jax.nn.softplus(x), weight, "none")
+    return reduced(jnp.mean(elements, -1), reduction)
 
 
 @layer
@@ -223,6 +320,15 @@ class NLLLoss(WeightedLoss):
 
     def compute(self, s: Any, input: Array, target: Array) -> Array:
         return nll_loss(input, target, s.weight, ignore_index=self.ignore_index, reduction=self.reduction)
+
+
+@layer
+class NLLLoss2d(NLLLoss):
+    """The old name of :class:`NLLLoss`, with a FutureWarning."""
+
+    def validate(self) -> None:
+        warnings.warn("NLLLoss2d is deprecated, use NLLLoss", FutureWarning, stacklevel=3)
+        super().validate()
 
 
 @layer
@@ -282,3 +388,47 @@ class BCEWithLogitsLoss(WeightedLoss):
 
     def compute(self, s: Any, input: Array, target: Array) -> Array:
         return binary_cross_entropy_with_logits(input, target, s.weight, reduction=self.reduction, pos_weight=s.pos_weight)
+
+
+@layer
+class BCELoss(WeightedLoss):
+    """The binary cross entropy ``-weight (y log x + (1 - y) log(1 - x))`` of probabilities, each logarithm at least -100.
+
+    Shape: input (*), target (*); output (), or (*) for reduction "none".
+
+    Args:
+        weight: of each element, broadcastable to input; all one when None.
+        size_average, reduce: deprecated; they override ``reduction``.
+        reduction: "mean", "sum" or "none".
+
+    State: the buffer ``weight``, where one is given.
+    """
+
+    size_average: bool | None = None
+    reduce: bool | None = None
+    reduction: str = "mean"
+
+    def compute(self, s: Any, input: Array, target: Array) -> Array:
+        return binary_cross_entropy(input, target, s.weight, reduction=self.reduction)
+
+
+@layer
+class MultiLabelSoftMarginLoss(WeightedLoss):
+    """The mean over classes of the binary cross entropy of sigmoid(input) and a target of zeros and ones.
+
+    Shape: input (*, C), target the same; output (), or (*) for reduction "none".
+
+    Args:
+        weight: the weight of each class, (C,); all one when None.
+        size_average, reduce: deprecated; they override ``reduction``.
+        reduction: "mean", "sum" or "none".
+
+    State: the buffer ``weight`` (C,), where one is given.
+    """
+
+    size_average: bool | None = None
+    reduce: bool | None = None
+    reduction: str = "mean"
+
+    def compute(self, s: Any, input: Array, target: Array) -> Array:
+        return multilabel_soft_margin_loss(input, target, s.weight, reduction=self.reduction)

@@ -59,7 +59,7 @@ def loss_function(
 
     def decorate(fn: Callable[..., Any]) -> Callable[..., Any]:
         signature = inspect.signature(fn)
-        run = function(jit=jit, values=values)(_in_float32(fn) if jit else fn)
+        run = function(jit=jit, values=values)(in_float32(fn) if jit else fn)
 
         @functools.wraps(fn)
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -76,7 +76,7 @@ def loss_function(
     return decorate
 
 
-def _in_float32(fn: Callable[..., Array]) -> Callable[..., Array]:
+def in_float32(fn: Callable[..., Array]) -> Callable[..., Array]:
     """``fn`` with half arrays widened, and its result in the dtype they promote to."""
 
     def is_float(x: Any) -> bool:
@@ -105,6 +105,22 @@ def broadcast(who: str, **arrays: Array | None) -> list[Any]:
     except ValueError:
         checks.fail(who, f"{', '.join(shapes)} must broadcast to one shape", RuntimeError, **shapes)
     return [None if x is None else jnp.broadcast_to(x, shape) for x in arrays.values()]
+
+
+def expand(who: str, name: str, x: Array, shape: tuple[int, ...]) -> Array:
+    """``x`` broadcast to ``shape``.
+
+    Raises:
+        RuntimeError: it does not broadcast to it.
+    """
+    fits = x.ndim <= len(shape) and all(m in (1, n) for m, n in zip(x.shape[::-1], shape[::-1], strict=False))
+    checks.require(fits, who, f"{name} must broadcast to {shape}", RuntimeError, **{name: x})
+    return jnp.broadcast_to(x, shape)
+
+
+def hinge(x: Array) -> Array:
+    """``max(x, 0)`` with torch's gradient of ``clamp_min``: 1 where x is 0."""
+    return jnp.where(x < 0, 0, x)
 
 
 def warn_of_shapes(input: Array, target: Array, *_: Any, **__: Any) -> None:

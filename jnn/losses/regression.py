@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from ..core import checks
+from ..core.derivatives import straight_through
 from ..core.spec import layer
-from .reduction import PlainLoss, broadcast, loss_function, reduced, warn_of_shapes
+from .reduction import Loss, PlainLoss, broadcast, expand, loss_function, reduced, warn_of_shapes
 
 Array = jax.Array
 
@@ -67,6 +69,109 @@ def mse_loss(
     return reduced(_weighted("mse_loss", jnp.square(x - y), weight, input), reduction, None if weight is None else jnp.sum(weight))
 
 
+def _huber(distance: Array, delta: float) -> Array:
+    """``d^2 / 2`` below ``delta``, and beyond it the line that continues it."""
+    near = distance < delta
+    # The square is taken of 0 where it is not used, so that an infinite distance does not make its gradient NaN.
+    return jnp.where(near, 0.5 * jnp.square(jnp.where(near, distance, 0)), delta * (distance - 0.5 * delta))
+
+
+@loss_function(values=warn_of_shapes)
+def smooth_l1_loss(
+    input: Array,
+    target: Array,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    beta: float = 1.0,
+) -> Array:
+    """``d^2 / (2 beta)`` where ``d = |input - target|`` is below ``beta``, else ``d - beta / 2``; for ``beta`` 0, d itself.
+
+    Shape: input (*), target the same or broadcastable; output () or (*) for reduction "none".
+
+    Raises:
+        RuntimeError: beta is negative, or input and target do not broadcast.
+    """
+    checks.require(beta >= 0, "smooth_l1_loss", "beta must not be negative", RuntimeError, beta=beta)
+    x, y = broadcast("smooth_l1_loss", input=input, target=target)
+    distance = jnp.abs(x - y)
+    return reduced(_huber(distance, beta) / beta if beta else distance, reduction)
+
+
+@loss_function(values=warn_of_shapes)
+def huber_loss(input: Array, target: Array, reduction: str = "mean", delta: float = 1.0, weight: Array | None = None) -> Array:
+    """``d^2 / 2`` where ``d = |input - target|`` is below ``delta``, else ``delta (d - delta / 2)``; times ``weight`` if given.
+
+    Shape: input (*), target the same or broadcastable, weight that of input; output () or (*) for reduction "none".
+
+    Raises:
+        RuntimeError: delta is not positive, or input and target do not broadcast.
+        ValueError: weight has another shape than input.
+    """
+    checks.require(delta > 0, "huber_loss", "delta must be positive", RuntimeError, delta=delta)
+    x, y = broadcast("huber_loss", input=input, target=target)
+    return reduced(_weighted("huber_loss", _huber(jnp.abs(x - y), delta), weight, input), reduction)
+
+
+@loss_function()
+def poisson_nll_loss(
+    input: Array,
+    target: Array,
+    log_input: bool = True,
+    full: bool = False,
+    size_average: bool | None = None,
+    eps: float = 1e-8,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+) -> Array:
+    """The negative log-likelihood of counts under Poisson(exp(input)), or Poisson(input) without ``log_input``.
+
+    ``exp(x) - y x``, or ``x - y log(x + eps)``. ``full`` adds Stirling's approximation of ``log y!``, ``y log y - y +
+    log(2 pi y) / 2``, where y > 1.
+
+    Shape: input (*), target the same or broadcastable; output () or (*) for reduction "none".
+    """
+    x, y = broadcast("poisson_nll_loss", input=input, target=target)
+    elements = jnp.exp(x) - y * x if log_input else x - y * jnp.log(x + eps)
+    if full:
+        large = y > 1
+        safe = jnp.where(large, y, 2)
+        elements = elements + jnp.where(large, safe * jnp.log(safe) - safe + 0.5 * jnp.log(2 * math.pi * safe), 0)
+    return reduced(elements, reduction)
+
+
+def _check_variance(input: Array, target: Array, var: Array | float, *_: Any) -> None:
+    known = checks.concrete(var)
+    checks.require(known is None or not (known < 0).any(), "gaussian_nll_loss", "var must not be negative", var=var)
+
+
+@loss_function(values=_check_variance)
+def gaussian_nll_loss(
+    input: Array, target: Array, var: Array | float, full: bool = False, eps: float = 1e-6, reduction: str = "mean"
+) -> Array:
+    """The negative log-likelihood ``(log v + (input - target)^2 / v) / 2`` of a normal distribution, ``v = max(var, eps)``.
+
+    ``full`` adds the constant ``log(2 pi) / 2``. The clamp does not stop the gradient of ``var``.
+
+    Shape: input (*), target the same or broadcastable, var a number, or the shape of input, or that with a last or one other
+        dimension 1, or without the last; output () or (*) for reduction "none".
+
+    Raises:
+        ValueError: var has another shape, or a known var is negative. A traced one gives NaN.
+        RuntimeError: input and target do not broadcast.
+    """
+    x, y = broadcast("gaussian_nll_loss", input=input, target=target)
+    var = jnp.asarray(var, None if isinstance(var, jax.Array) else input.dtype)
+    if var.ndim and var.shape == input.shape[:-1]:
+        var = var[..., None]
+    fits = var.ndim == input.ndim and sum(v for n, v in zip(input.shape, var.shape) if n != v) <= 1
+    checks.require(var.ndim == 0 or fits, "gaussian_nll_loss", "var must have the shape of input", input=input, var=var)
+    var = expand("gaussian_nll_loss", "var", jnp.where(var < 0, jnp.nan, var), x.shape)
+    var = straight_through(jnp.maximum(var, eps), var)
+    elements = 0.5 * (jnp.log(var) + jnp.square(x - y) / var)
+    return reduced(elements + 0.5 * math.log(2 * math.pi) if full else elements, reduction)
+
+
 @layer
 class L1Loss(PlainLoss):
     """The mean absolute error ``|x - y|``.
@@ -95,3 +200,95 @@ class MSELoss(PlainLoss):
 
     def compute(self, s: Any, input: Array, target: Array) -> Array:
         return mse_loss(input, target, reduction=self.reduction)
+
+
+@layer
+class SmoothL1Loss(PlainLoss):
+    """The absolute error, rounded off by a parabola below ``beta``: ``d^2 / (2 beta)``, else ``d - beta / 2``.
+
+    Shape: input (*), target (*); output (), or (*) for reduction "none".
+
+    Args:
+        size_average, reduce: deprecated; they override ``reduction``.
+        reduction: "mean", "sum" or "none".
+        beta: where the parabola ends; 0 gives the absolute error.
+
+    Reference: Girshick, "Fast R-CNN", 2015.
+    """
+
+    beta: float = 1.0
+
+    def compute(self, s: Any, input: Array, target: Array) -> Array:
+        return smooth_l1_loss(input, target, reduction=self.reduction, beta=self.beta)
+
+
+@layer
+class HuberLoss(Loss):
+    """The squared error, continued by a line beyond ``delta``: ``d^2 / 2``, else ``delta (d - delta / 2)``.
+
+    Shape: input (*), target (*); output (), or (*) for reduction "none".
+
+    Args:
+        reduction: "mean", "sum" or "none".
+        delta: where the line begins; positive.
+
+    Reference: Huber, "Robust Estimation of a Location Parameter", 1964.
+    """
+
+    reduction: str = "mean"
+    delta: float = 1.0
+
+    def validate(self) -> None:
+        super().validate()
+        checks.require(isinstance(self.delta, (int, float)), self, "delta must be a number", TypeError, delta=self.delta)
+
+    def compute(self, s: Any, input: Array, target: Array) -> Array:
+        return huber_loss(input, target, reduction=self.reduction, delta=self.delta)
+
+
+@layer
+class PoissonNLLLoss(Loss):
+    """The negative log-likelihood of counts under a Poisson distribution, up to ``log y!``.
+
+    Shape: log_input (*), target (*); output (), or (*) for reduction "none".
+
+    Args:
+        log_input: whether the input is the logarithm of the rate: ``exp(x) - y x``, else ``x - y log(x + eps)``.
+        full: whether to add Stirling's approximation of ``log y!``.
+        size_average, reduce: deprecated; they override ``reduction``.
+        eps: added to a rate before its logarithm is taken.
+        reduction: "mean", "sum" or "none".
+    """
+
+    log_input: bool = True
+    full: bool = False
+    size_average: bool | None = None
+    eps: float = 1e-8
+    reduce: bool | None = None
+    reduction: str = "mean"
+
+    def compute(self, s: Any, log_input: Array, target: Array) -> Array:
+        return poisson_nll_loss(log_input, target, self.log_input, self.full, eps=self.eps, reduction=self.reduction)
+
+
+@layer
+class GaussianNLLLoss(Loss):
+    """The negative log-likelihood ``(log v + (x - y)^2 / v) / 2`` of a normal distribution with a predicted variance.
+
+    Shape: input (*), target (*), var a number, (*), or (*) with one dimension 1 or without the last; output (), or (*) for
+        reduction "none".
+
+    Args:
+        full: whether to add the constant ``log(2 pi) / 2``.
+        eps: the least variance; the clamp does not stop the gradient.
+        reduction: "mean", "sum" or "none".
+
+    Reference: Nix and Weigend, "Estimating the Mean and Variance of the Target Probability Distribution", 1994.
+    """
+
+    full: bool = False
+    eps: float = 1e-6
+    reduction: str = "mean"
+
+    def compute(self, s: Any, input: Array, target: Array, var: Array | float) -> Array:
+        return gaussian_nll_loss(input, target, var, self.full, self.eps, self.reduction)

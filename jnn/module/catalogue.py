@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .. import layers, losses
+from .adaptive_softmax import AdaptiveLogSoftmaxWithLoss as AdaptiveLogSoftmaxWithLoss
 from .module import Module
 from .normalization import RunningStatistics
 from .recurrent import RNNBase, RNNCellBase
@@ -80,6 +81,12 @@ class TripletMarginLoss(losses.TripletMarginLoss, Module): ...
 
 
 class TripletMarginWithDistanceLoss(losses.TripletMarginWithDistanceLoss, Module): ...
+
+
+class CTCLoss(losses.CTCLoss, Module): ...
+
+
+class LinearCrossEntropyLoss(losses.LinearCrossEntropyLoss, Module): ...
 
 
 # normalization

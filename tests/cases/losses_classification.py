@@ -19,4 +19,8 @@ CASES = [
     Case("BCEWithLogitsLoss", inputs=(normal(4, 3), uniform(4, 3))),
     Case("BCEWithLogitsLoss", (WEIGHT,), {"pos_weight": 2 * WEIGHT, "reduction": "none"}, inputs=(normal(4, 3), uniform(4, 3))),
     Case("BCEWithLogitsLoss", kwargs={"pos_weight": WEIGHT, "reduction": "sum"}, inputs=(normal(3), uniform(3))),
+    Case("BCELoss", inputs=(uniform(4, 3, low=0.1, high=0.9), uniform(4, 3))),
+    Case("BCELoss", (WEIGHT,), {"reduction": "none"}, inputs=(uniform(4, 3, low=0.1, high=0.9), uniform(4, 3))),
+    Case("MultiLabelSoftMarginLoss", inputs=(normal(4, 3), uniform(4, 3))),
+    Case("MultiLabelSoftMarginLoss", (WEIGHT,), {"reduction": "none"}, inputs=(normal(4, 3), uniform(4, 3))),
 ]

@@ -1,0 +1,206 @@
+"""Connectionist temporal classification."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from ..core import checks
+from ..core.derivatives import straight_through
+from ..core.function import function
+from ..core.spec import layer
+from .reduction import Loss, in_float32, loss_function, reduced
+
+Array = jax.Array
+
+# The logarithm of probability 0. It is finite so that differences of two of them are 0 and not NaN; what ends below half
+# of it was impossible.
+ZERO = -1e30
+
+
+@jax.custom_jvp
+def _mass(log_probs: Array, factor: Array) -> Array:
+    """0 for each sequence, with the derivative ``factor exp(log_probs)``."""
+    return jnp.zeros(log_probs.shape[1], log_probs.dtype)
+
+
+@_mass.defjvp
+def _mass_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    return _mass(*primals), jnp.sum(primals[1] * jnp.exp(primals[0]) * tangents[0], (0, 2))
+
+
+def _log_likelihood(log_probs: Array, labels: Array, live: Array, target_lengths: Array, blank: int) -> Array:
+    """The log of the summed probability of all alignments, (N,), at most about ``ZERO`` where there is none.
+
+    The forward algorithm, one step of a scan for each frame. After each, ``gap[:, s]`` is the log-probability of having
+    emitted s labels and then a blank, and ``label[:, s]`` of having emitted s + 1 with no blank since.
+    """
+    n, length = labels.shape
+    log_probs = jnp.maximum(log_probs, ZERO)
+    emitted = jnp.take_along_axis(log_probs, labels[None], 2, mode="promise_in_bounds") if length else log_probs[:, :, :0]
+    differs = jnp.concatenate([jnp.ones((n, 1), bool), labels[:, 1:] != labels[:, :-1]], 1)[:, :length]
+    none = jnp.full((n, 1), ZERO, log_probs.dtype)
+
+    def step(state: tuple[Array, Array], frame: tuple[Array, Array, Array]) -> tuple[tuple[Array, Array], None]:
+        (gap, label), (p_gap, p_label, here) = state, frame
+        before = jnp.concatenate([none, label], 1)
+        onward = jnp.logaddexp(gap[:, :-1], jnp.where(differs, before[:, :-1], ZERO))
+        new = jnp.logaddexp(gap, before) + p_gap[:, None], jnp.logaddexp(label, onward) + p_label
+        return (jnp.where(here[:, None], new[0], gap), jnp.where(here[:, None], new[1], label)), None
+
+    gap = jnp.concatenate([jnp.zeros_like(none), jnp.broadcast_to(none, (n, length))], 1)
+    start = gap, jnp.broadcast_to(none, (n, length))
+    (gap, label), _ = lax.scan(step, start, (log_probs[:, :, blank], emitted, live))
+    ends = jnp.logaddexp(gap, jnp.concatenate([none, label], 1))
+    return jnp.take_along_axis(ends, target_lengths[:, None], 1, mode="promise_in_bounds")[:, 0]
+
+
+def _not_negative(nll: Array, log_probs: Array, live: Array) -> Array:
+    """``nll`` with 0 for what is negative only because the probabilities of the frames were rounded.
+
+    All labellings together have the probability ``prod_t sum_c p_tc``. Where that is 1 but for rounding, so is every bound.
+    """
+    steps, _, classes = log_probs.shape
+
+    def clamp(nll: Array) -> Array:
+        total = jnp.sum(jnp.where(live, jax.nn.logsumexp(log_probs, 2), 0), 0)
+        return jnp.where(total < steps * classes * jnp.finfo(nll.dtype).eps, jnp.maximum(nll, 0), nll)
+
+    return lax.cond(jnp.any(nll < 0), clamp, lambda nll: nll, nll)
+
+
+@function
+@in_float32
+def _ctc(log_probs: Array, labels: Array, input_lengths: Array, target_lengths: Array, blank: int, zero_infinity: bool) -> Array:
+    """The loss of each sequence: log_probs (T, N, C), labels (N, S), lengths (N,)."""
+    steps, _, classes = log_probs.shape
+    live = jnp.arange(steps)[:, None] < input_lengths[None]
+    used = jnp.arange(labels.shape[1])[None] < target_lengths[:, None]
+    legal = jnp.all(~used | ((labels >= 0) & (labels < classes)), 1)
+    legal &= (input_lengths >= 0) & (input_lengths <= steps) & (target_lengths >= 0) & (target_lengths <= labels.shape[1])
+    labels = jnp.where(used & legal[:, None], labels, 0)
+    log_likelihood = _log_likelihood(log_probs, labels, live, jnp.where(legal, target_lengths, 0), blank)
+    nll, possible = 0 - log_likelihood, ~(log_likelihood < ZERO / 2)
+    nll = straight_through(_not_negative(*lax.stop_gradient((nll, log_probs)), live), nll)
+    factor = jnp.where(live[:, :, None], jnp.where(possible, 1.0, jnp.nan)[None, :, None], 0).astype(nll.dtype)
+    nll = jnp.where(possible, nll, jnp.inf) + _mass(log_probs, factor)
+    if zero_infinity:
+        nll = jnp.where(possible, nll, 0)
+    return nll * jnp.where(legal, 1, jnp.nan)
+
+
+def _lengths(name: str, given: Any, batch: int, most: int) -> Array:
+    """One length for each sequence, as an array; known ones must be in [0, most]."""
+    lengths = jnp.asarray(given)
+    integral = jnp.issubdtype(lengths.dtype, np.integer) or not lengths.size
+    checks.require(integral, "ctc_loss", f"{name} must be integers", RuntimeError, dtype=lengths.dtype)
+    checks.require(
+        lengths.size == batch, "ctc_loss", f"{name} must have one length for each sequence", RuntimeError, batch=batch, got=given
+    )
+    checks.index_range("ctc_loss", name, lengths, most + 1, exc=RuntimeError)
+    return lengths.reshape(batch)
+
+
+def _padded(targets: Array, target_lengths: Array) -> Array:
+    """Concatenated targets as (N, S), with anything past each length; S is the largest length, or all where they are traced."""
+    known = checks.concrete(target_lengths)
+    if known is not None:
+        checks.require(
+            known.sum() == targets.size, "ctc_loss", "targets must hold sum(target_lengths) labels", RuntimeError, targets=targets
+        )
+    width = targets.size if known is None else int(known.max(initial=0))
+    if not width:
+        return jnp.zeros((target_lengths.size, 0), targets.dtype)
+    first = jnp.cumsum(target_lengths) - target_lengths
+    return targets[jnp.minimum(first[:, None] + jnp.arange(width)[None], targets.size - 1)]
+
+
+def _check_labels(labels: Array, target_lengths: Array, classes: int) -> None:
+    known, lengths = checks.concrete(labels), checks.concrete(target_lengths)
+    if known is not None and lengths is not None:
+        used = known[np.arange(known.shape[1])[None] < lengths[:, None]]
+        checks.index_range("ctc_loss", "targets", used, classes)
+
+
+@loss_function(jit=False)
+def ctc_loss(
+    log_probs: Array,
+    targets: Array,
+    input_lengths: Any,
+    target_lengths: Any,
+    blank: int = 0,
+    reduction: str = "mean",
+    zero_infinity: bool = False,
+) -> Array:
+    """``-log`` of the summed probability of all alignments of a sequence of labels to frames.
+
+    An alignment has one label or blank for each frame; taking repeats together and then blanks away gives the labels. A
+    sequence with no alignment has an infinite loss, or 0 with ``zero_infinity``. The mean is over the losses divided by
+    their target lengths.
+
+    The gradient is that of torch and cuDNN, ``exp(log_probs) - posterior``: right when log_probs come from a log_softmax and
+    passed back through it. It is 0 past each input length.
+
+    Shape: log_probs (T, N, C) or (T, C); targets (N, S) or concatenated (sum(target_lengths)), for (T, C) just (S);
+        input_lengths and target_lengths (N) arrays or tuples, or () for (T, C); output (), or (N) for reduction "none".
+
+    Args:
+        log_probs: logarithms of probabilities of classes.
+        blank: the class that is no label.
+        zero_infinity: whether an infinite loss, and its gradient, is replaced by 0.
+
+    Raises:
+        RuntimeError: a shape is another, a known length exceeds its array, or blank is no class.
+        IndexError: a known label is outside [0, C). A traced one, or a traced bad length, gives NaN.
+
+    Differs from torch: a label outside [0, C) is refused; it reads other memory there. A loss of normalised probabilities is never
+    below 0 by rounding.
+    """
+    who, batched = "ctc_loss", log_probs.ndim == 3
+    checks.rank(who, log_probs, (2, 3), name="log_probs")
+    checks.rank(who, targets, (1, 2) if batched else (1,), name="targets")
+    log_probs, targets = (log_probs, targets) if batched else (log_probs[:, None], targets[None])
+    steps, batch, classes = log_probs.shape
+    checks.floating(who, "log_probs", log_probs)
+    checks.require(steps * batch > 0, who, "log_probs must not be empty", RuntimeError, log_probs=log_probs)
+    checks.require(0 <= blank < classes, who, "blank must be a class", RuntimeError, blank=blank, classes=classes)
+    input_lengths = _lengths("input_lengths", input_lengths, batch, steps)
+    target_lengths = _lengths("target_lengths", target_lengths, batch, targets.shape[-1])
+    if targets.ndim == 1:
+        targets = _padded(targets, target_lengths)
+    checks.require(
+        targets.shape[0] == batch, who, "targets must have one row for each sequence", RuntimeError, targets=targets, batch=batch
+    )
+    labels = targets.astype(target_lengths.dtype)
+    _check_labels(labels, target_lengths, classes)
+    losses = _ctc(log_probs, labels, input_lengths, target_lengths, blank, zero_infinity)
+    if reduction == "mean":
+        losses = losses / jnp.maximum(target_lengths, 1).astype(losses.dtype)
+    return reduced(losses if batched else losses[0], reduction)
+
+
+@layer
+class CTCLoss(Loss):
+    """``-log`` of the summed probability of all alignments of a sequence of labels to frames; see :func:`ctc_loss`.
+
+    Shape: log_probs (T, N, C) or (T, C); targets (N, S) or concatenated (sum(target_lengths)), for (T, C) just (S);
+        input_lengths and target_lengths (N) or (); output (), or (N) for reduction "none".
+
+    Args:
+        blank: the class that is no label.
+        reduction: "mean" (of the losses divided by their target lengths), "sum" or "none".
+        zero_infinity: whether an infinite loss, and its gradient, is replaced by 0.
+
+    Reference: Graves et al., "Connectionist Temporal Classification", 2006.
+    """
+
+    blank: int = 0
+    reduction: str = "mean"
+    zero_infinity: bool = False
+
+    def compute(self, s: Any, log_probs: Array, targets: Array, input_lengths: Any, target_lengths: Any) -> Array:
+        return ctc_loss(log_probs, targets, input_lengths, target_lengths, self.blank, self.reduction, self.zero_infinity)

@@ -1,0 +1,297 @@
+"""The cross entropy of a linear map's outputs, without ever holding all of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.custom_derivatives import SymbolicZero
+
+from ..core import checks
+from ..core.spec import Layer, buffer, config, layer
+from ..layers.linear import Linear
+from .classification import class_count, class_entropy, require_target
+from .reduction import Loss, constant, loss_function, reduced
+
+Array = jax.Array
+
+# How many logits are held at once unless the options say otherwise: 64 MiB in float32.
+LOGITS = 2**24
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearCrossEntropyOptions:
+    """How :func:`linear_cross_entropy` goes through the batch, with torch's names.
+
+    Args:
+        allow_retain_graph: accepted; every gradient may be taken more than once.
+        batch_chunk_size: rows of the input whose logits are held at once.
+        chunking_method: "auto" holds at most 2**24 logits at once; "aspect_ratio:n" about an n-th of the size of the input; None
+            goes by ``batch_chunk_size`` alone, all at once when that is None.
+        acc_policy: accepted; logits and sums are float32 at least.
+        acc_dtype: accepted, as ``acc_policy``.
+
+    Raises:
+        ValueError: a value is none of these.
+    """
+
+    allow_retain_graph: bool = False
+    batch_chunk_size: int | None = None
+    chunking_method: str | None = "auto"
+    acc_policy: str = "auto"
+    acc_dtype: Any = None
+
+    def __post_init__(self) -> None:
+        checks.choice(self, "acc_policy", self.acc_policy, ("auto", "accurate", "balanced", "compact"))
+        name, _, factor = (self.chunking_method or "auto").partition(":")
+        ok = (name == "auto" and not factor) or (name == "aspect_ratio" and (factor or "1").isdigit() and int(factor or 1) > 0)
+        checks.require(ok, self, "chunking_method must be None, 'auto' or 'aspect_ratio:n'", chunking_method=self.chunking_method)
+        if self.batch_chunk_size is not None:
+            checks.require(isinstance(self.batch_chunk_size, int), self, "batch_chunk_size must be an int", got=self.batch_chunk_size)
+            checks.integer(self, "batch_chunk_size", self.batch_chunk_size, 1)
+
+
+def _chunk_size(options: Any, rows: int, features: int, logits: int) -> int:
+    """How many rows are done at once, of ``rows`` with ``logits`` logits each."""
+    size, method = (None, "auto") if options is None else (options.batch_chunk_size, options.chunking_method)
+    if method in (None, "auto"):
+        chunk = size or (rows if method is None else max(1, LOGITS // max(1, logits)))
+    else:
+        aim = -(-rows // -(-logits // max(1, features)))
+        chunk = max(1, (1 << (aim - 1).bit_length()) // int(method.partition(":")[2] or 1))
+        agree = size is None or size == min(chunk, rows)
+        checks.require(agree, "linear_cross_entropy", "batch_chunk_size and chunking_method disagree", size=size, method=method)
+    return max(1, min(chunk, rows))
+
+
+class _Shared(NamedTuple):
+    """What all chunks share."""
+
+    matrix: Array
+    bias: Array | None
+    weight: Array | None
+
+
+class _Rows(NamedTuple):
+    """What each chunk has its part of, and which of its rows are no padding."""
+
+    input: Array
+    target: Array
+    real: Array
+
+
+class _Form(NamedTuple):
+    """How the loss of a chunk is computed."""
+
+    classes: tuple[int, ...]
+    ignore_index: int
+    smoothing: float
+
+    def elements(self, rows: _Rows, shared: _Shared) -> Array:
+        logits = jnp.matmul(rows.input, shared.matrix.T)
+        if shared.bias is not None:
+            logits = logits + shared.bias[None]
+        logits = logits.reshape(-1, *self.classes)
+        elements = class_entropy(logits, rows.target, shared.weight, self.ignore_index, self.smoothing)
+        return jnp.where(lax.broadcast_in_dim(rows.real, elements.shape, (0,)), elements, 0)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _total(form: _Form, rows: _Rows, shared: _Shared) -> Array:
+    """The sum of the elements of all rows, chunk after chunk."""
+
+    def step(total: Array, part: _Rows) -> tuple[Array, None]:
+        return total + jnp.sum(form.elements(part, shared)), None
+
+    return lax.scan(step, jnp.zeros((), shared.matrix.dtype), rows)[0]
+
+
+def _total_jvp(form: _Form, primals: tuple[_Rows, _Shared], tangents: Any) -> tuple[Array, Array]:
+    """The derivatives are taken with the sum, while a chunk's logits are there, so that none is computed twice."""
+    rows, shared = primals
+    moves = [[not isinstance(t, SymbolicZero) for t in jax.tree.leaves(tangent)] for tangent in tangents]
+
+    def merge(tree: Any, which: list[bool], values: list[Array]) -> Any:
+        new = iter(values)
+        leaves, structure = jax.tree.flatten(tree)
+        return jax.tree.unflatten(structure, [next(new) if move else leaf for move, leaf in zip(which, leaves, strict=True)])
+
+    def moving(tree: Any, which: list[bool]) -> list[Any]:
+        return [leaf for move, leaf in zip(which, jax.tree.leaves(tree), strict=True) if move]
+
+    @jax.checkpoint
+    def step(sums: Any, part: _Rows) -> tuple[Any, list[Array]]:
+        def total(of_rows: list[Array], of_shared: list[Array]) -> Array:
+            return jnp.sum(form.elements(merge(part, moves[0], of_rows), merge(shared, moves[1], of_shared)))
+
+        value, (by_rows, by_shared) = jax.value_and_grad(total, (0, 1))(moving(part, moves[0]), moving(shared, moves[1]))
+        return jax.tree.map(jnp.add, sums, (value, by_shared)), by_rows
+
+    start = jnp.zeros((), shared.matrix.dtype), jax.tree.map(jnp.zeros_like, moving(shared, moves[1]))
+    (value, by_shared), by_rows = lax.scan(step, start, rows)
+    slopes = [*by_rows, *by_shared]
+    along = [*moving(tangents[0], moves[0]), *moving(tangents[1], moves[1])]
+    return value, sum((jnp.sum(g * t) for g, t in zip(slopes, along, strict=True)), start=jnp.zeros_like(value))
+
+
+_total.defjvp(_total_jvp, symbolic_zeros=True)
+
+
+def _chunked(rows: tuple[Array, Array], size: int) -> _Rows:
+    """The rows in chunks of ``size``, the last one padded."""
+    n = rows[0].shape[0]
+    chunks = -(-n // size)
+
+    def split(x: Array) -> Array:
+        return jnp.pad(x, [(0, chunks * size - n)] + [(0, 0)] * (x.ndim - 1)).reshape(chunks, size, *x.shape[1:])
+
+    return _Rows(split(rows[0]), split(rows[1]), split(jnp.ones(n, bool)))
+
+
+def _check_target(input: Array, linear_weight: Array, target: Array, *, ignore_index: int | None = None, **_: Any) -> None:
+    if target.ndim < input.ndim + linear_weight.ndim - 2 and jnp.issubdtype(target.dtype, jnp.integer):
+        ignored = -100 if ignore_index is None else ignore_index
+        checks.index_range("linear_cross_entropy", "target", target, linear_weight.shape[0], also=ignored)
+
+
+@loss_function(values=_check_target)
+def linear_cross_entropy(
+    input: Array,
+    linear_weight: Array,
+    target: Array,
+    *,
+    linear_bias: Array | None = None,
+    weight: Array | None = None,
+    reduction: str = "mean",
+    ignore_index: int | None = None,
+    label_smoothing: float = 0.0,
+    options: LinearCrossEntropyOptions | None = None,
+) -> Array:
+    """``cross_entropy(linear(input, linear_weight, linear_bias), target, ...)``, holding the logits of few rows at a time.
+
+    The gradients of a sum or mean are computed with it, so that no logit is computed twice; those of reduction "none"
+    compute each again.
+
+    Shape: input (N, F) or (F); linear_weight (C, F) or (C, d1, ..., F), linear_bias the same without F; target and output as of
+        :func:`cross_entropy` for logits (N, C, d1, ...) or (C).
+
+    Args:
+        weight, reduction, label_smoothing: as of :func:`cross_entropy`.
+        ignore_index: as there; None is -100 for class indices, and the only value for probabilities.
+        options: how many rows are done at once; as many as have 2**24 logits when None.
+
+    Raises:
+        IndexError, ValueError, RuntimeError: as :func:`cross_entropy`, and for shapes that do not fit together.
+
+    Differs from torch: it goes by chunks without ``options`` too, and for every kind of target, and is differentiable in every way.
+    """
+    who = "linear_cross_entropy"
+    checks.rank(who, input, (1, 2))
+    checks.require(linear_weight.ndim >= 2, who, "linear_weight must have at least 2 dimensions", RuntimeError, linear_weight=linear_weight)
+    *classes, features = linear_weight.shape
+    sizes = {"input": input, "linear_weight": linear_weight}
+    checks.require(input.shape[-1] == features, who, "the last dimensions of input and linear_weight must be equal", RuntimeError, **sizes)
+    checks.same_dtype(who, input=input, linear_weight=linear_weight, linear_bias=linear_bias)
+    fits = linear_bias is None or linear_bias.shape == tuple(classes)
+    checks.require(fits, who, f"linear_bias must have shape {tuple(classes)}", RuntimeError, linear_bias=linear_bias)
+    checks.require(len(classes) == 1 or input.ndim == 2, who, "a loss of K dimensions needs a batched input", RuntimeError, **sizes)
+    logits = jax.ShapeDtypeStruct((*input.shape[:-1], *classes), input.dtype)
+    probable = target.shape == logits.shape
+    checks.require(not probable or ignore_index is None, who, "probabilities cannot be ignored by index", RuntimeError, got=ignore_index)
+    ignored = -100 if ignore_index is None else ignore_index
+    require_target(who, logits, target, weight, ignored, label_smoothing)
+
+    shared = _Shared(linear_weight.reshape(-1, features), None if linear_bias is None else linear_bias.reshape(-1), weight)
+    form = _Form(tuple(classes), ignored, label_smoothing)
+    rows = (input, target) if input.ndim == 2 else (input[None], target[None])
+    n = rows[0].shape[0]
+    size = _chunk_size(options, n, features, math.prod(classes))
+    count = class_count(logits.shape, logits.dtype, target, weight, ignored)
+    if size >= n:
+        elements = form.elements(_Rows(*rows, jnp.ones(n, bool)), shared)
+    elif reduction == "none":
+        elements = lax.map(jax.checkpoint(lambda part: form.elements(part, shared)), _chunked(rows, size))
+        elements = elements.reshape(-1, *elements.shape[2:])[:n]
+    else:
+        total = _total(form, _chunked(rows, size), shared)
+        return total if reduction == "sum" else total / (n * math.prod(classes[1:]) if count is None else count)
+    return reduced(elements if input.ndim == 2 else elements[0], reduction, count)
+
+
+@layer
+class LinearCrossEntropyLoss(Loss):
+    """A linear map to classes and the cross entropy of its outputs in one, holding the logits of few rows at a time.
+
+    Shape: input (N, in_features) or (in_features); target and output as of CrossEntropyLoss for logits (N, num_classes,
+        *out_features) or (num_classes).
+
+    Args:
+        in_features: size of each input sample.
+        num_classes: number of classes, C.
+        out_features: the further dimensions of the logits.
+        bias: whether the map has a bias.
+        device: where the parameters live; ``"meta"`` makes abstract ones.
+        dtype: of the parameters; float32 when None.
+        reduction: "mean" (over the weights of the target indices), "sum" or "none".
+        weight: the weight of each class, (C,); all one when None.
+        ignore_index: a target index that counts for nothing; None is -100.
+        label_smoothing: how much of the target distribution is made uniform, in [0, 1].
+        options: how many rows are done at once; see :class:`LinearCrossEntropyOptions`.
+
+    State: ``linear``, a Linear to C times the product of ``out_features``; the buffer ``weight`` (C,), where one is given.
+    """
+
+    in_features: int
+    num_classes: int
+    out_features: tuple[int, ...] = ()
+    use_bias: bool = config(default=False, alias="bias")
+    device: Any = None
+    dtype: Any = None
+    reduction: str = "mean"
+    class_weight: Any = config(default=None, alias="weight")
+    ignore_index: int | None = None
+    label_smoothing: float = 0.0
+    options: LinearCrossEntropyOptions | None = None
+    weight: Array | None = buffer()
+
+    def validate(self) -> None:
+        super().validate()
+        weight, smoothing = constant(self, "weight", self.class_weight), self.label_smoothing
+        fits = weight is None or weight.shape == (self.num_classes,)
+        checks.require(fits, self, "weight must have one element per class", RuntimeError, weight=weight, num_classes=self.num_classes)
+        checks.require(0 <= smoothing <= 1, self, "label_smoothing must be in [0, 1]", RuntimeError, label_smoothing=smoothing)
+        self._set(out_features=tuple(self.out_features))
+
+    def setup(self, key: Array) -> dict[str, Array | None]:
+        return {"weight": constant(self, "weight", self.class_weight)}
+
+    def parts(self) -> Mapping[str, Layer]:
+        outputs = math.prod(self.out_features, start=self.num_classes)
+        return {"linear": Linear(self.in_features, outputs, self.use_bias, self.device, self.dtype)}
+
+    def compute(self, s: Any, input: Array, target: Array) -> Array:
+        # The one place where a layer reads a child's arrays: to call the child would be to hold all logits.
+        matrix, bias, classes = s.linear.weight, s.linear.bias, (self.num_classes, *self.out_features)
+        return linear_cross_entropy(
+            input,
+            jnp.reshape(matrix, (*classes, self.in_features)),
+            target,
+            linear_bias=None if bias is None else jnp.reshape(bias, classes),
+            weight=s.weight,
+            reduction=self.reduction,
+            ignore_index=self.ignore_index,
+            label_smoothing=self.label_smoothing,
+            options=self.options,
+        )
+
+    def extra_repr(self) -> str:
+        fields = [("in_features", self.in_features), ("num_classes", self.num_classes), ("out_features", self.out_features)]
+        fields += [("bias", self.use_bias), ("reduction", self.reduction), ("ignore_index", self.ignore_index)]
+        fields += [("label_smoothing", self.label_smoothing), ("options", self.options)]
+        return ", ".join(f"{name}={value}" for name, value in fields)
