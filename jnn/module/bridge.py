@@ -24,7 +24,12 @@ class Pure:
         self._template = template(module)
         self._params, self._held = [*now.params], [*now.held]
         # Parameters and buffers that no layer's setup makes have no other initial value than today's.
-        self._given = {now.names[id(v)]: v.detach() for m in module.modules() if not _by_setup(m) for v in _own(m).values()}
+        self._given = {
+            now.names[id(v)]: v.detach()
+            for m in module.modules()
+            for n, v in _own(m).items()
+            if not (isinstance(m, Layer) and _by_setup(m) and n in m._state_names)
+        }
 
     def init(self, key: jax.Array) -> tuple[tree.Tree, tree.Tree]:
         """Fresh ``(params, buffers)``: by each layer's initial distribution, or by ``reset_parameters`` where a module has it.

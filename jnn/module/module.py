@@ -35,6 +35,7 @@ _REGISTRIES = (
     "_state_dict_hooks",
     "_load_state_dict_pre_hooks",
     "_load_state_dict_post_hooks",
+    "_computed",
 )
 
 # Modules that a compiled function calls although they are no argument of it, noted while it is traced.
@@ -68,6 +69,7 @@ class Module(StateDict):
     _forward_hooks: Registry
     _backward_pre_hooks: Registry
     _backward_hooks: Registry
+    _computed: Registry  # attributes that others give when they are read, by functions of the module
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         self = object.__new__(cls)
@@ -82,9 +84,10 @@ class Module(StateDict):
         specs = [b for b in cls.__bases__ if issubclass(b, Layer) and not issubclass(b, Module)]
         if not specs:
             return
+        stateful = [c for c in cls.__mro__[1:] if issubclass(c, Module) or not issubclass(c, Layer)]
         for name in _RESTORED:
             if name not in vars(cls):
-                setattr(cls, name, inspect.getattr_static(Module, name))
+                setattr(cls, name, next(vars(c)[name] for c in stateful if name in vars(c)))
         if specs[0].setup is not Layer.setup and not hasattr(cls, "reset_parameters"):
             cls.reset_parameters = Module._reset_parameters  # type: ignore[attr-defined]
         cls.__doc__ = cls.__doc__ or specs[0].__doc__
@@ -140,6 +143,8 @@ class Module(StateDict):
             found = state.get(registry, ())
             if name in found:
                 return found[name]
+        if name in state.get("_computed", ()):
+            return state["_computed"][name](self)
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -164,7 +169,7 @@ class Module(StateDict):
             object.__setattr__(self, name, value)
 
     def __delattr__(self, name: str) -> None:
-        for registry in (self._parameters, self._buffers, self._modules):
+        for registry in (self._parameters, self._buffers, self._modules, self._computed):
             if name in registry:
                 del registry[name]
                 self._non_persistent_buffers_set.discard(name)
@@ -198,7 +203,7 @@ class Module(StateDict):
             held._value, held._shared = jnp.asarray(value), True
 
     def __dir__(self) -> list[str]:
-        return sorted({*super().__dir__(), *self._parameters, *self._buffers, *self._modules})
+        return sorted({*super().__dir__(), *self._parameters, *self._buffers, *self._modules, *self._computed})
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name not in ("_structure", "_bound")}
