@@ -85,7 +85,8 @@ def _maximum(x: Array, windows: Sequence[Any], positions: bool) -> tuple[Array, 
     # From the last axis to the first, for that is what makes the first hit along each axis the first in row-major order.
     for back, window in enumerate(reversed(windows), 1):
         leaves = _maximum_along(leaves, x.ndim - back, window)
-    return leaves[0], leaves[1] if positions else None
+    values, *places = leaves
+    return values, places[0] if places else None
 
 
 def _maximum_along(leaves: Leaves, axis: int, window: Any) -> Leaves:

@@ -60,11 +60,12 @@ def _fractional_max_pool(
     nonempty(who, x, ndim)
     checks.require(jnp.issubdtype(x.dtype, np.floating), who, "input must be floating point", NotImplementedError, dtype=x.dtype)
     kernel, sizes = checks.ntuple(who, "kernel_size", kernel_size, ndim), x.shape[-ndim:]
-    if output_size is None:
-        checks.require(output_ratio is not None, who, "output_size or output_ratio must be given")
+    if output_size is not None:
+        counts = checks.ntuple(who, "output_size", output_size, ndim)
+    elif output_ratio is not None:
         counts = tuple(int(n * ratio) for n, ratio in zip(sizes, _ratios(who, ndim, output_ratio)))
     else:
-        counts = checks.ntuple(who, "output_size", output_size, ndim)
+        checks.fail(who, "output_size or output_ratio must be given")
     given = {"kernel_size": kernel, "output_size": counts}
     checks.require(min(kernel) > 0 and min(counts) >= 0, who, "sizes must be positive", RuntimeError, **given)
     # torch wants one place more in three dimensions than in two.
@@ -154,16 +155,16 @@ class _FractionalMaxPool(Layer):
     _random_samples: Array | None = buffer()
 
     def validate(self) -> None:
-        kernel = checks.ntuple(self, "kernel_size", self.kernel_size, self.ndim, 1)
-        one = (self.output_size is None) != (self.output_ratio is None)
+        self._set(kernel_size=checks.ntuple(self, "kernel_size", self.kernel_size, self.ndim, 1))
         given = {"output_size": self.output_size, "output_ratio": self.output_ratio}
+        one = (self.output_size is None) != (self.output_ratio is None)
         checks.require(one, self, "either output_size or output_ratio must be given", **given)
-        if self.output_ratio is None:
-            self._set(kernel_size=kernel, output_size=checks.ntuple(self, "output_size", self.output_size, self.ndim))
-        else:
+        if self.output_size is not None:
+            self._set(output_size=checks.ntuple(self, "output_size", self.output_size, self.ndim))
+        if self.output_ratio is not None:
             ratios = _ratios(self, self.ndim, self.output_ratio)
             checks.require(all(0 < r < 1 for r in ratios), self, "output_ratio must be between 0 and 1", output_ratio=self.output_ratio)
-            self._set(kernel_size=kernel, output_ratio=ratios)
+            self._set(output_ratio=ratios)
 
     def setup(self, key: Array) -> dict[str, Array | None]:
         return {"_random_samples": None if self.samples is None else self.samples.value}

@@ -23,7 +23,7 @@ Size = int | tuple[int, ...]
 P = ParamSpec("P")
 
 
-class Geometry(NamedTuple):
+class _Geometry(NamedTuple):
     """What a pooling layer knows of its windows before it sees an input, each by axis."""
 
     size: tuple[int, ...]
@@ -32,14 +32,14 @@ class Geometry(NamedTuple):
     dilation: tuple[int, ...]
 
 
-def _geometry(who: object, ndim: int, kernel_size: Size, stride: Size | None, padding: Size = 0, dilation: Size = 1) -> Geometry:
+def _geometry(who: object, ndim: int, kernel_size: Size, stride: Size | None, padding: Size = 0, dilation: Size = 1) -> _Geometry:
     given = {"kernel_size": kernel_size, "stride": kernel_size if stride is None or stride == () else stride}
     given |= {"padding": padding, "dilation": dilation}
     by_name = {name: checks.ntuple(who, name, value, ndim) for name, value in given.items()}
     for name, values in by_name.items():
         least = 0 if name == "padding" else 1
         checks.require(min(values) >= least, who, f"{name} must be at least {least}", RuntimeError, **{name: given[name]})
-    return Geometry(*by_name.values())
+    return _Geometry(*by_name.values())
 
 
 def nonempty(who: object, x: Array, ndim: int) -> None:
@@ -48,7 +48,7 @@ def nonempty(who: object, x: Array, ndim: int) -> None:
     checks.require(0 not in x.shape[-ndim - 1 :], who, "input must be empty in the batch only", RuntimeError, shape=x.shape)
 
 
-def _windows(who: object, x: Array, g: Geometry, ceil_mode: bool) -> tuple[windows.Window, ...]:
+def _windows(who: object, x: Array, g: _Geometry, ceil_mode: bool) -> tuple[windows.Window, ...]:
     nonempty(who, x, len(g.size))
     fits = all(p <= ((k - 1) * d + 1) // 2 for k, _, p, d in zip(*g))
     checks.require(fits, who, "padding must be at most half of the window", RuntimeError, **g._asdict())
@@ -64,7 +64,7 @@ def _windows(who: object, x: Array, g: Geometry, ceil_mode: bool) -> tuple[windo
     return tuple(axes)
 
 
-def orderable(who: object, x: Array) -> None:
+def _orderable(who: object, x: Array) -> None:
     """Refuse dtypes of which torch takes no maxima."""
     real = jnp.issubdtype(x.dtype, np.floating) or jnp.issubdtype(x.dtype, np.integer)
     checks.require(real, who, "input must be real numbers", NotImplementedError, dtype=x.dtype)
@@ -81,7 +81,7 @@ def _max_pool(
     ceil_mode: bool,
     return_indices: bool,
 ) -> Any:
-    orderable(who, x)
+    _orderable(who, x)
     g = _geometry(who, ndim, kernel_size, stride, padding, dilation)
     values, places = windows.maximum(x, _windows(who, x, g, ceil_mode), return_indices)
     return (values, places) if return_indices else values
@@ -182,7 +182,7 @@ def max_pool3d(
 max_pool3d_with_indices = with_indices(max_pool3d)
 
 
-def summable(who: object, x: Array) -> None:
+def _summable(who: object, x: Array) -> None:
     """Refuse dtypes of which torch takes no means over windows: it knows floating point and int64."""
     real = jnp.issubdtype(x.dtype, np.floating) or x.dtype == dtypes.index()
     checks.require(real, who, f"input must be floating point or {dtypes.index()}", NotImplementedError, dtype=x.dtype)
@@ -199,7 +199,7 @@ def _avg_pool(
     count_include_pad: bool = True,
     divisor_override: int | None = None,
 ) -> Array:
-    summable(who, x)
+    _summable(who, x)
     axes = _windows(who, x, _geometry(who, ndim, kernel_size, stride, padding), ceil_mode)
     if divisor_override is not None:
         checks.require(divisor_override != 0, who, "divisor_override must not be zero", RuntimeError)
