@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 import jax
@@ -15,6 +15,7 @@ from ..layers.transformer import redraw
 from .containers import ModuleList
 from .hooks import everywhere
 from .module import Module
+from .structure import _UNSEEN as UNSEEN
 from .structure import clone
 
 
@@ -34,7 +35,7 @@ class _Stack:
     def _copies(self: Any, s: Any) -> tuple[Callable[[Any], Any], Any] | None:
         modules = list(self.layers)
         first = modules[0]
-        if any(_outline(module) != _outline(first) for module in modules) or not _plain(first):
+        if not all(_plain(module) and _outline(module) == _outline(first) for module in modules):
             return None
         bound = self._bound
         keys = None if bound is None or not first.training else bound.stream.split(self, bound.path, len(modules))
@@ -61,11 +62,18 @@ def _plain(module: Module) -> bool:
 def _outline(module: Module) -> Any:
     """Everything but array values that a module computes with; equal for modules that compute alike."""
     state = vars(module)
-    hidden = ("_structure", "_bound", "_parameters", "_modules", "_buffers", "_non_persistent_buffers_set")
-    plain = {n: v if isinstance(v, Hashable) else id(v) for n, v in state.items() if n not in hidden and not n.endswith("_hooks")}
+    plain = {name: _frozen(value) for name, value in state.items() if name not in UNSEEN and not name.endswith("_hooks")}
     seen: dict[int, int] = {}
     shapes = [(n, None if v is None else (v.shape, v.dtype, seen.setdefault(id(v), len(seen)))) for n, v in state["_parameters"].items()]
     return type(module), plain, shapes, [(n, None if m is None else _outline(m)) for n, m in state["_modules"].items()]
+
+
+def _frozen(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return tuple(value.items())
+    if isinstance(value, (set, list)):
+        return type(value), tuple(value)
+    return value if isinstance(value, Hashable) else id(value)
 
 
 def _configured_block(self: Any) -> None:
