@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, Literal, TypeVar, dataclass_transform
 
 import jax
@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from . import checks, dtypes, rng, tree
-from .view import Run, View
+from . import checks, rng, tree
+from .view import Run, Start, View
 
 T = TypeVar("T")
 Array = jax.Array
@@ -123,6 +123,7 @@ class Layer:
     _state_names: ClassVar[frozenset[str]] = frozenset()
     _buffer_names: ClassVar[frozenset[str]] = frozenset()
     _transient_names: ClassVar[frozenset[str]] = frozenset()
+    lazy: ClassVar[bool] = False
 
     def validate(self) -> None:
         """Check the configuration; ``self._set(name=value)`` stores a canonical form."""
@@ -135,7 +136,7 @@ class Layer:
         """The children by name, in torch's order."""
         return {}
 
-    def compute(self, s: Any, *inputs: Any, **kw: Any) -> Any:
+    def compute(self, s: Any, *input: Any, **kw: Any) -> Any:
         """The output. Configuration is read from ``self``, state and children from ``s``, at the time of use."""
         checks.fail(self, "this layer is a container and computes nothing itself", NotImplementedError)
 
@@ -147,9 +148,17 @@ class Layer:
         """Whether the parameter ``name`` starts with ``requires_grad=True``. One that does not travels in ``buffers``."""
         return True
 
-    def init(self, key: Array) -> tuple[tree.Tree, tree.Tree]:
-        """Fresh ``(params, buffers)``: nested dicts with torch's ``state_dict`` names."""
-        return self._init(key, "")
+    def resolved(self, *inputs: Any, **kw: Any) -> Layer:
+        """The layer that a lazy one becomes for these inputs."""
+        return self
+
+    def init(self, key: Array, *example: Any, **kw: Any) -> tuple[tree.Tree, tree.Tree]:
+        """Fresh ``(params, buffers)``: nested dicts with torch's ``state_dict`` names.
+
+        Args:
+            example: the inputs of a call, arrays or ``jax.ShapeDtypeStruct``, from which lazy layers learn their sizes.
+        """
+        return self._init(Start(key, _resolve(self, example, kw)), "")
 
     def apply(
         self,
@@ -182,16 +191,16 @@ class Layer:
         """``parts``, made once."""
         return self.parts()
 
-    def _init(self, key: Array, path: str) -> tuple[tree.Tree, tree.Tree]:
+    def _init(self, start: Start, path: str) -> tuple[tree.Tree, tree.Tree]:
         """``init`` of a layer at ``path`` of another."""
         params: tree.Tree = {}
         buffers: tree.Tree = {}
-        for name, value in self.own_state(lambda: rng.fold(key, path)).items():
+        for name, value in self.own_state(lambda: rng.fold(start.key, path)).items():
             if value is not None:
                 held = name in self._buffer_names or not self.trainable(name)
                 (buffers if held else params)[name] = value
         for name, part in self.cached_parts.items():
-            part_params, part_buffers = part._init(key, f"{path}.{name}" if path else name)
+            part_params, part_buffers = part._init(start, f"{path}.{name}" if path else name)
             if part_params:
                 params[name] = part_params
             if part_buffers:
@@ -224,8 +233,38 @@ def find_device(who: object, device: Any) -> Any:
 
 @functools.lru_cache(maxsize=4096)
 def _names(spec: Layer) -> frozenset[str]:
-    params, buffers = jax.eval_shape(lambda: spec.init(jax.random.key(0)))
+    params, buffers = jax.eval_shape(lambda: spec._init(Start(jax.random.key(0), {}), ""))
     return frozenset(tree.flatten(params)) | frozenset(tree.flatten(buffers))
+
+
+def _lazy_paths(spec: Layer, path: str) -> Iterator[str]:
+    if spec.lazy:
+        yield path
+    for name, part in spec.cached_parts.items():
+        yield from _lazy_paths(part, f"{path}.{name}" if path else name)
+
+
+def _resolve(spec: Layer, example: tuple[Any, ...], kw: dict[str, Any]) -> dict[str, Layer]:
+    """What the lazy parts become, by path, in a call with arguments like ``example``: it is run for its shapes alone."""
+    lazy, known = {*_lazy_paths(spec, "")}, {}
+    if not lazy:
+        return known
+    leaves, treedef = jax.tree.flatten((example, kw))
+    where = [i for i, leaf in enumerate(leaves) if hasattr(leaf, "shape")]
+
+    def call(key: Array, arrays: list[Array]) -> None:
+        start, filled = Start(key, known), list(leaves)
+        for i, array in zip(where, arrays, strict=True):
+            filled[i] = array
+        inputs, named = jax.tree.unflatten(treedef, filled)
+        View(spec, *start.state(spec, ""), Run(False, rng.KeyStream(key), start), "")(*inputs, **named)
+
+    if leaves:
+        jax.eval_shape(call, jax.random.key(0), [leaves[i] for i in where])
+    unknown = sorted(lazy - known.keys())
+    if unknown:
+        checks.fail(spec, "lazy layers learn their sizes from an example that reaches them, init(key, input)", layers=unknown)
+    return known
 
 
 def _require_names(spec: Layer, params: Mapping[str, Any], buffers: Mapping[str, Any]) -> None:
