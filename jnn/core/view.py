@@ -6,11 +6,23 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
-from . import checks, rng
+from . import checks, rng, tree
 
 if TYPE_CHECKING:
     from .spec import Layer
+
+
+class Start(NamedTuple):
+    """What all layers of one ``init`` share."""
+
+    key: jax.Array
+    known: dict[str, Layer]  # what lazy layers have become, by path
+
+    def state(self, layer: Layer, path: str) -> tuple[tree.Tree, tree.Tree]:
+        """``(params, buffers)`` to run a layer on for its shapes alone."""
+        return jax.tree.map(lambda v: jnp.zeros(v.shape, v.dtype), layer._init(self, path))
 
 
 class Run(NamedTuple):
@@ -18,6 +30,7 @@ class Run(NamedTuple):
 
     training: bool
     stream: rng.KeyStream
+    start: Start | None = None  # of a call made for the sizes of lazy layers
 
 
 class View:
@@ -53,8 +66,19 @@ class View:
         self._buffers[name] = value
 
     def __call__(self, *inputs: Any, **kw: Any) -> Any:
-        with rng.scope(self._run.stream, self._path), jax.named_scope(type(self._layer).__name__):
-            return self._layer.compute(self, *inputs, **kw)
+        layer, view = self._layer, self
+        if layer.lazy:
+            layer, view = self._resolve(layer.resolved(*inputs, **kw))
+        with rng.scope(self._run.stream, self._path), jax.named_scope(type(layer).__name__):
+            return layer.compute(view, *inputs, **kw)
+
+    def _resolve(self, layer: Layer) -> tuple[Layer, View]:
+        """What a lazy layer has become, and a view that has its state."""
+        start = self._run.start
+        if start is None:
+            return layer, self
+        layer = start.known.setdefault(self._path, layer)
+        return layer, View(layer, *start.state(layer, self._path), self._run, self._path)
 
     def __iter__(self) -> Iterator[View]:
         return (getattr(self, name) for name in self._layer.cached_parts)

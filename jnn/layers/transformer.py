@@ -13,7 +13,7 @@ import numpy as np
 from ..core import checks, dtypes, rng, tree
 from ..core.initial import xavier_uniform
 from ..core.spec import Layer, config, layer
-from ..core.view import Run, View
+from ..core.view import Start, View
 from .activation import gelu
 from .attention import MultiheadAttention
 from .container import ModuleList
@@ -233,7 +233,7 @@ class _Stack(Layer):
 
         def bind(at: tuple[Any, Array | None]) -> View:
             params, key = at
-            return View(first._layer, params, {}, Run(run.training, rng.KeyStream(key)), first._path)
+            return View(first._layer, params, {}, run._replace(stream=rng.KeyStream(key)), first._path)
 
         return bind, (jax.tree.map(lambda *a: jnp.stack(a), *(view._params for view in views)), keys)
 
@@ -376,9 +376,9 @@ class Transformer(Layer):
         decoder = self.custom_decoder or TransformerDecoder(TransformerDecoderLayer(*shared, **how), self.num_decoder_layers, norm)
         return {"encoder": encoder, "decoder": decoder}
 
-    def _init(self, key: Array, path: str) -> tuple[tree.Tree, tree.Tree]:
-        params, buffers = super()._init(key, path)
-        return tree.unflatten(redraw(rng.fold(key, path), tree.flatten(params))), buffers
+    def _init(self, start: Start, path: str) -> tuple[tree.Tree, tree.Tree]:
+        params, buffers = super()._init(start, path)
+        return tree.unflatten(redraw(rng.fold(start.key, path), tree.flatten(params))), buffers
 
     @staticmethod
     def generate_square_subsequent_mask(sz: int, device: Any = None, dtype: Any = None) -> Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .. import layers, losses
 from .adaptive_softmax import AdaptiveLogSoftmaxWithLoss as AdaptiveLogSoftmaxWithLoss
+from .lazy import LazyLayer
 from .module import Module
 from .normalization import RunningStatistics
 from .recurrent import RNNBase, RNNCellBase
@@ -459,3 +460,45 @@ class NonDynamicallyQuantizableLinear(layers.NonDynamicallyQuantizableLinear, Li
 
 
 class MultiheadAttention(layers.MultiheadAttention, Module): ...
+
+
+# lazy
+
+
+class LazyLinear(layers.LazyLinear, LazyLayer, Linear): ...
+
+
+class LazyConv1d(layers.LazyConv1d, LazyLayer, Conv1d): ...
+
+
+class LazyConv2d(layers.LazyConv2d, LazyLayer, Conv2d): ...
+
+
+class LazyConv3d(layers.LazyConv3d, LazyLayer, Conv3d): ...
+
+
+class LazyConvTranspose1d(layers.LazyConvTranspose1d, LazyLayer, ConvTranspose1d): ...
+
+
+class LazyConvTranspose2d(layers.LazyConvTranspose2d, LazyLayer, ConvTranspose2d): ...
+
+
+class LazyConvTranspose3d(layers.LazyConvTranspose3d, LazyLayer, ConvTranspose3d): ...
+
+
+class LazyBatchNorm1d(layers.LazyBatchNorm1d, LazyLayer, BatchNorm1d): ...
+
+
+class LazyBatchNorm2d(layers.LazyBatchNorm2d, LazyLayer, BatchNorm2d): ...
+
+
+class LazyBatchNorm3d(layers.LazyBatchNorm3d, LazyLayer, BatchNorm3d): ...
+
+
+class LazyInstanceNorm1d(layers.LazyInstanceNorm1d, LazyLayer, InstanceNorm1d): ...
+
+
+class LazyInstanceNorm2d(layers.LazyInstanceNorm2d, LazyLayer, InstanceNorm2d): ...
+
+
+class LazyInstanceNorm3d(layers.LazyInstanceNorm3d, LazyLayer, InstanceNorm3d): ...

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..core import checks
 from ..core.spec import find_device
-from .parameter import Variable, cast
+from .parameter import Variable
 from .traversal import Traversal
 
 
@@ -61,7 +61,7 @@ class Conversion(Traversal):
         if dtype is not None:
             checks.require(jnp.issubdtype(dtype, np.inexact), self, "dtype must be floating point or complex", TypeError, dtype=dtype)
         device = None if device is None else find_device(self, device)
-        return self._apply(lambda variable: cast(variable, dtype, device))
+        return self._apply(lambda variable: variable._cast(dtype, device))
 
     def _apply(self, fn: Callable[[Variable], Any], recurse: bool = True) -> Self:
         """Call ``fn`` once on every variable of the tree."""

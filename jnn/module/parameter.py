@@ -109,6 +109,18 @@ class Variable:
         self._shared = True
         return self
 
+    def _cast(self, dtype: Any, device: Any) -> None:
+        """Convert in place: floating point and complex values to ``dtype``, all to ``device``."""
+        for field in ("_value", "_grad"):
+            value = getattr(self, field)
+            if value is None:
+                continue
+            if dtype is not None and jnp.issubdtype(value.dtype, np.inexact):
+                dtype = dtypes.canonical(self, dtype)
+                value = jax.ShapeDtypeStruct(value.shape, dtype) if isinstance(value, jax.ShapeDtypeStruct) else value.astype(dtype)
+            setattr(self, field, jax.device_put(value, device) if device is not None else value)
+        self._shared = True
+
     def copy_(self, source: Any) -> Self:
         """Take the values of ``source``, broadcast and cast."""
         return self._write(source)
@@ -270,16 +282,3 @@ def _unflatten(cls: type[Variable]) -> Any:
 
 for _cls in (Parameter, Buffer):
     jax.tree_util.register_pytree_node(_cls, lambda v: ((v._value,), (v._requires_grad, None, *v.__getstate__()[3:])), _unflatten(_cls))
-
-
-def cast(variable: Variable, dtype: Any, device: Any) -> None:
-    """Convert a variable in place: floating point and complex ones to ``dtype``, all to ``device``."""
-    for field in ("_value", "_grad"):
-        value = getattr(variable, field)
-        if value is None:
-            continue
-        if dtype is not None and jnp.issubdtype(value.dtype, np.inexact):
-            dtype = dtypes.canonical(variable, dtype)
-            value = jax.ShapeDtypeStruct(value.shape, dtype) if isinstance(value, jax.ShapeDtypeStruct) else value.astype(dtype)
-        setattr(variable, field, jax.device_put(value, device) if device is not None else value)
-    variable._shared = True

@@ -16,6 +16,7 @@ from .conversion import Conversion
 from .hooks import RemovableHandle, register
 from .parameter import Variable
 from .registry import Registry
+from .uninitialized import UninitializedVariable, is_lazy
 
 _EXTRA = "_extra_state"
 
@@ -84,15 +85,15 @@ class StateDict(Conversion):
         # A copy, which hooks and overrides may change.
         metadata, state = getattr(state_dict, "_metadata", {}), OrderedDict(state_dict)
         report, errors = IncompatibleKeys([], []), []
-        before = {id(v): (v, v._value, v._shared) for m in self.modules() for v in m._persistent().values()}
+        before = {id(v): (v, type(v), v._value, v._shared) for m in self.modules() for v in m._persistent().values()}
         _load_tree(self, state, "", metadata, assign, report, errors)
         if strict and report.unexpected_keys:
             errors.insert(0, "Unexpected key(s) in state_dict: " + ", ".join(f'"{k}"' for k in report.unexpected_keys) + ". ")
         if strict and report.missing_keys:
             errors.insert(0, "Missing key(s) in state_dict: " + ", ".join(f'"{k}"' for k in report.missing_keys) + ". ")
         if errors:
-            for variable, value, shared in before.values():
-                variable._value, variable._shared = value, shared
+            for variable, kind, value, shared in before.values():
+                variable.__class__, variable._value, variable._shared = kind, value, shared
             raise RuntimeError(f"Error(s) in loading state_dict for {type(self).__name__}:\n\t" + "\n\t".join(errors))
         return report
 
@@ -180,9 +181,13 @@ def _load_tree(
 
 def _load_variable(variable: Variable, key: str, value: Any, assign: bool) -> list[str]:
     """Load one variable; returns what is wrong."""
+    if is_lazy(value):
+        return [] if is_lazy(variable) else [f'While copying "{key}", expected an array but received {type(value).__name__}.']
     value = value._value if isinstance(value, Variable) else value
     if not isinstance(value, (jax.Array, np.ndarray, np.generic, int, float)):
         return [f'While copying "{key}", expected an array but received {type(value).__name__}.']
+    if isinstance(variable, UninitializedVariable):
+        variable.materialize(np.shape(value))
     if variable.shape == () and np.shape(value) == (1,):
         value = jnp.reshape(value, ())  # as torch before 0.4 saved scalars
     if np.shape(value) != variable.shape:

@@ -10,12 +10,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from ..core import rng, tree
+from ..core import checks, rng, tree
 from .backward import gate, replaced
 from .hooks import everywhere
 from .module import Binding, Module
 from .parameter import Parameter, Variable
 from .registry import Registry, Version
+from .uninitialized import is_lazy
 
 _UNSEEN = ("_structure", "_bound", "_compiled_call", "_parameters", "_buffers", "_modules")
 
@@ -75,6 +76,9 @@ class Structure:
             if variable is None:
                 own.append((name, None))
                 continue
+            if is_lazy(variable):
+                rule = "a lazy layer has no parameters yet; call the model once on an example, or load a state_dict"
+                checks.fail(module, rule, ValueError, name=prefix + name)
             if id(variable) not in self.names:
                 self.names[id(variable)] = prefix + name
                 trained = isinstance(variable, Parameter) and variable.requires_grad
