@@ -169,6 +169,8 @@ from .module.lazy import UninitializedParameter as UninitializedParameter
 from .module.module import Module as Module
 from .module.parameter import Buffer as Buffer
 from .module.parameter import Parameter as Parameter
+from .module.parameter_containers import ParameterDict as ParameterDict
+from .module.parameter_containers import ParameterList as ParameterList
 from .module.recurrent import RNNBase as RNNBase
 from .module.recurrent import RNNCellBase as RNNCellBase
 from .module.training import backward as backward
