@@ -27,6 +27,18 @@ def rng():
     return np.random.default_rng(0)
 
 
+@pytest.fixture
+def quick_compilation():
+    """Let XLA optimise little, for tests that compare jnn with itself in many small programs."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def pytest_addoption(parser):
+    parser.addoption("--every-case", action="store_true", help="run every case of torch's databases, not an even selection of each")
+
+
 @pytest.fixture(autouse=True)
 def _seed():
     import jnn

@@ -111,7 +111,7 @@ def test_reset_parameters_of_a_user_is_how_its_module_starts(key):
 
     a, b = (nn.pure(Ones(2, 2)).init(k)[0] for k in jax.random.split(key))
     np.testing.assert_array_equal(a["weight"], np.ones((2, 2)))
-    assert (2 <= np.asarray(a["bias"])).all()
+    assert (np.asarray(a["bias"]) >= 2).all()
     assert not np.array_equal(a["bias"], b["bias"])
     m = nn.Linear(2, 2)
     before = m.weight.tolist()

@@ -15,6 +15,8 @@ import jnn
 from . import oracle
 from .oracle import ids, rows
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 def same_tree(a, b):
     """Equal trees, bit for bit."""

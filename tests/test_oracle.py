@@ -40,7 +40,7 @@ def test_outputs_gradients_and_buffers(case, train, key):
         return jnn.pure(mine).apply(params, buffers, *a, train=train, key=key, **k)
 
     out_t = theirs(*torch_args, **torch_call)
-    out, new_buffers = run(floats, params)
+    out, new_buffers = jax.jit(run)(floats, params)
     random = case.random and train
     tolerance = (0, 1e300) if random else (RTOL, ATOL)
     oracle.assert_close(out, out_t, *tolerance, "output")
@@ -66,7 +66,7 @@ def test_outputs_gradients_and_buffers(case, train, key):
         outs = [o for o in oracle.leaves(run(floats, params)[0]) if oracle.is_float(o)]
         return sum(jnp.sum(outs[i] * c) for i, c in zip(differentiable, cts, strict=True))
 
-    grad_inputs, grad_params = jax.grad(loss, argnums=(0, 1))(floats, params)
+    grad_inputs, grad_params = jax.jit(jax.grad(loss, argnums=(0, 1)))(floats, params)
     oracle.assert_close(grad_inputs, grads_t[: len(tensors)], RTOL, ATOL, "input gradient")
     flat = jnn.core.tree.flatten(grad_params)
     oracle.assert_close([flat[n] for n in trained], grads_t[len(tensors) :], RTOL, ATOL, "parameter gradient")

@@ -56,7 +56,7 @@ def test_model_follows_torch(case):
     assert repr(mine) == repr(theirs)
     assert [*mine.state_dict()] == [*theirs.state_dict()]
     mine.load_state_dict({k: v.numpy() for k, v in theirs.state_dict().items()})
-    torch_inputs = [torch.tensor(x) if isinstance(x, np.ndarray) else torch.tensor(x) for x in inputs]
+    torch_inputs = [torch.tensor(x) for x in inputs]
     target_t = torch.tensor(target)
 
     expected = theirs.eval()(*torch_inputs).detach()

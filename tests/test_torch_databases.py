@@ -1,4 +1,8 @@
-"""jnn over torch's own test databases: every module and function, in float64 and float32, and every bad input."""
+"""jnn over torch's own test databases: every module and function, in float64 and float32, and every bad input.
+
+There are about 9,500 cases in each dtype, most of them a compilation of their own. Of each name an even selection is run;
+``pytest tests/test_torch_databases.py --every-case`` runs all.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +17,19 @@ import jnn
 from . import torch_databases as db
 
 DTYPES = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
-# Modules of the database that jnn does not have yet: the lazy ones.
-MODULES = [name for name in db.MODULES if not name.startswith("Lazy")]
+
+
+# How many cases of a name are run without --every-case.
+SELECTION = {torch.float64: 8, torch.float32: 3}
+
+
+def selected(cases, dtype, every_case):
+    """All cases, or an even selection that includes the first and the last."""
+    cases = list(cases)
+    most = SELECTION[dtype]
+    if every_case or len(cases) <= most:
+        return cases
+    return [cases[i * (len(cases) - 1) // (most - 1)] for i in range(most)]
 
 
 def check_all(cases):
@@ -33,15 +48,15 @@ def check_all(cases):
 
 
 @DTYPES
-@pytest.mark.parametrize("name", MODULES)
-def test_module(name, dtype):
-    check_all(db.module_cases(db.MODULES[name], dtype))
+@pytest.mark.parametrize("name", db.MODULES)
+def test_module(name, dtype, pytestconfig):
+    check_all(selected(db.module_cases(db.MODULES[name], dtype), dtype, pytestconfig.getoption("--every-case")))
 
 
 @DTYPES
 @pytest.mark.parametrize("name", db.FUNCTIONS)
-def test_function(name, dtype):
-    check_all(db.function_cases(name, dtype))
+def test_function(name, dtype, pytestconfig):
+    check_all(selected(db.function_cases(name, dtype), dtype, pytestconfig.getoption("--every-case")))
 
 
 def _refuse(call):

@@ -12,6 +12,8 @@ import jnn
 from . import oracle
 from .oracle import ids, rows
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 class Runner:
     """A row as a function of its float inputs and parameters."""
@@ -60,8 +62,9 @@ def test_jit_equals_eager_and_does_not_retrace(case, key):
 def test_vmap_equals_a_loop(case, key):
     run = Runner(case, key)
     scaled = jax.tree.map(lambda x: jnp.stack([x, x * 0.75]), run.floats)
-    batched = jax.vmap(run, in_axes=(0, None), axis_size=2)(scaled, run.params)
-    single = [run(jax.tree.map(lambda x, i=i: x[i], scaled), run.params) for i in range(2)]
+    batched = jax.jit(jax.vmap(run, in_axes=(0, None), axis_size=2))(scaled, run.params)
+    one = jax.jit(run)
+    single = [one(jax.tree.map(lambda x, i=i: x[i], scaled), run.params) for i in range(2)]
     oracle.assert_close(batched, jax.tree.map(lambda *xs: jnp.stack(xs), *single), 1e-9, 1e-10)
 
 
@@ -69,8 +72,8 @@ def test_vmap_equals_a_loop(case, key):
 def test_forward_mode_equals_reverse_mode(case, key):
     run = Runner(case, key)
     tangent = run.direction(0)
-    forward = jax.jvp(run.scalar, (run.floats, run.params), tangent)[1]
-    reverse = jax.grad(run.scalar, argnums=(0, 1))(run.floats, run.params)
+    forward = jax.jit(lambda *at: jax.jvp(run.scalar, at, tangent)[1])(run.floats, run.params)
+    reverse = jax.jit(jax.grad(run.scalar, argnums=(0, 1)))(run.floats, run.params)
     np.testing.assert_allclose(forward, dot(reverse, tangent), rtol=1e-7, atol=1e-9)
 
 
@@ -79,21 +82,21 @@ def test_second_order_forward_over_reverse_equals_reverse_over_reverse(case, key
     run = Runner(case, key)
     tangent = run.direction(1)
     grad = jax.grad(run.scalar, argnums=(0, 1))
-    forward = jax.jvp(grad, (run.floats, run.params), tangent)[1]
-    reverse = jax.grad(lambda f, p: dot(grad(f, p), tangent), argnums=(0, 1))(run.floats, run.params)
+    forward = jax.jit(lambda *at: jax.jvp(grad, at, tangent)[1])(run.floats, run.params)
+    reverse = jax.jit(jax.grad(lambda f, p: dot(grad(f, p), tangent), argnums=(0, 1)))(run.floats, run.params)
     oracle.assert_close(jax.tree.leaves(forward), jax.tree.leaves(reverse), 1e-6, 1e-8)
 
 
 @pytest.mark.parametrize("case", rows(test="scan"), ids=ids)
 def test_scan_and_remat_equal_plain(case, key):
     run = Runner(case, key)
-    expected = jax.grad(run.scalar, argnums=(0, 1))(run.floats, run.params)
+    expected = jax.jit(jax.grad(run.scalar, argnums=(0, 1)))(run.floats, run.params)
 
     def scanned(floats, params):
         body = jax.checkpoint(lambda carry, _: (carry + run.scalar(floats, params), None))
         return jax.lax.scan(body, jnp.zeros(()), None, length=2)[0] / 2
 
-    got = jax.grad(scanned, argnums=(0, 1))(run.floats, run.params)
+    got = jax.jit(jax.grad(scanned, argnums=(0, 1)))(run.floats, run.params)
     oracle.assert_close(jax.tree.leaves(got), jax.tree.leaves(expected), 1e-7, 1e-9)
 
 

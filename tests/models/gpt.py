@@ -18,7 +18,7 @@ class CausalSelfAttention(nn.Module):
         self.register_buffer("bias", mask.reshape(1, 1, block_size, block_size))
 
     def forward(self, x):
-        B, T, C = x.shape  # noqa: N806
+        B, T, C = x.shape
         qkv = self.c_attn(x).reshape(B, T, 3, self.heads, C // self.heads)
         q, k, v = (qkv[:, :, i].swapaxes(1, 2) for i in range(3))
         att = (q @ k.swapaxes(-2, -1)) * (1.0 / math.sqrt(k.shape[-1]))

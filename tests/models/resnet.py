@@ -34,7 +34,7 @@ class Bottleneck(nn.Module):
     expansion = 2
 
     def __init__(self, in_planes, planes, stride=1, downsample=None):
-        super(Bottleneck, self).__init__()  # noqa: UP008 - as older code has it
+        super(Bottleneck, self).__init__()
         self.conv1 = nn.Conv2d(in_planes, planes, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(planes)
         self.conv2 = conv3x3(planes, planes, stride, groups=2)
