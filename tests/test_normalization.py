@@ -142,6 +142,13 @@ def test_weights_of_other_dtypes_give_rms_norm_of_the_inputs_dtype():
     assert F.rms_norm(jnp.ones((2, 3), jnp.float32), (3,), jnp.ones(3, jnp.float64)).dtype == jnp.float32
 
 
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 6])
+def test_cross_map_output_is_torchs(size, rng):
+    x = rng.standard_normal((2, 7, 2, 3))
+    theirs = torch.nn.CrossMapLRN2d(size, 0.7, 0.6, 1.5)(torch.tensor(x)).numpy()
+    np.testing.assert_allclose(jnn.CrossMapLRN2d(size, 0.7, 0.6, 1.5)(jnp.asarray(x)), theirs, rtol=1e-10)
+
+
 @pytest.mark.parametrize("p", [0, 0.5, 1, 2, 3, -1, float("inf"), -float("inf")])
 def test_normalize_of_zeros_has_a_gradient(p):
     x = np.array([[0.0, 0.0], [0.0, 2.0], [3.0, -4.0]])

@@ -225,7 +225,7 @@ def group_norm(input: Array, num_groups: int, weight: Array | None = None, bias:
     checks.require(ok, "group_norm", "num_groups must divide the channels", RuntimeError, num_groups=num_groups, channels=channels)
     check_affine("group_norm", input, (channels,), weight=weight, bias=bias)
     values = math.prod((n, channels // num_groups, *input.shape[2:]))
-    checks.require(values != 1, "group_norm", "statistics need more than one value per group", **{"input.shape": input.shape})
+    checks.require(values != 1, "group_norm", "statistics need more than one value per group", ValueError, **{"input.shape": input.shape})
     x = input.astype(dtypes.accumulator(input.dtype)).reshape(n, num_groups, -1 if input.size else 0)
     _, variance, deviation = moments(x, (2,))
     y = (deviation * lax.rsqrt(variance + eps)).reshape(input.shape)
@@ -280,16 +280,23 @@ class GroupNorm(Layer):
 
 
 @function
-def _across_channels(input: Array, who: str, size: int, before: int, after: int, alpha: float, beta: float, k: float) -> Array:
-    """``x / (k + alpha / size * sum x^2)^beta``, the sum over ``before`` channels, the channel itself and ``after`` channels."""
+def _across_channels(
+    input: Array, who: str, size: int, before: int, after: int, alpha: float, beta: float, k: float, first_stays: bool = False
+) -> Array:
+    """``x / (k + alpha / size * sum x^2)^beta``, the sum over ``before`` channels, the channel itself and ``after`` channels.
+
+    With ``first_stays``, the first channel is in every sum.
+    """
     checks.integer(who, "size", size)
     checks.require(size > 0, who, "size must be positive", RuntimeError, size=size)
     checks.floating(who, "input", input)
-    x = input.astype(dtypes.accumulator(input.dtype))
-    window = (1, before + 1 + after) + (1,) * (x.ndim - 2)
-    padding = ((0, 0), (before, after)) + ((0, 0),) * (x.ndim - 2)
-    total = lax.reduce_window(jnp.square(x), np.zeros((), x.dtype), lax.add, window, (1,) * x.ndim, padding)
-    return (x * (k + alpha / size * total) ** -beta).astype(input.dtype)
+    square = jnp.square(input.astype(dtypes.accumulator(input.dtype)))
+    window = (1, before + 1 + after) + (1,) * (input.ndim - 2)
+    padding = ((0, 0), (before, after)) + ((0, 0),) * (input.ndim - 2)
+    total = lax.reduce_window(square, np.zeros((), square.dtype), lax.add, window, (1,) * input.ndim, padding)
+    if first_stays:
+        total = jnp.concatenate([total[:, : before + 1], total[:, before + 1 :] + square[:, :1]], 1)
+    return (input * (k + alpha / size * total) ** -beta).astype(input.dtype)
 
 
 @function
@@ -341,8 +348,11 @@ class CrossMapLRN2d(_ResponseNorm):
     """:class:`LocalResponseNorm` for images, as Caffe and Torch 7 have it.
 
     The sum takes ``(size - 1) // 2`` channels on either side, so that an even ``size`` sums over one fewer than it divides by.
+    As in torch, the first channel stays in the sums of all channels after it.
 
     Shape: input (N, C, H, W), output the same.
+
+    Differs from torch: the gradient is that of the output; torch's follows other windows than its output does.
     """
 
     k: float = 1
@@ -350,7 +360,7 @@ class CrossMapLRN2d(_ResponseNorm):
     def compute(self, s: Any, input: Array) -> Array:
         checks.rank(self, input, (4,), ValueError)
         half = (self.size - 1) // 2
-        return _across_channels(input, type(self).__name__, self.size, half, half, self.alpha, self.beta, self.k)
+        return _across_channels(input, type(self).__name__, self.size, half, half, self.alpha, self.beta, self.k, first_stays=True)
 
 
 @function

@@ -22,5 +22,10 @@ CASES = [
     Case("GroupNorm", (1, 4), {"affine": False}, inputs=(normal(1, 4, 5),)),
     Case("LocalResponseNorm", (2,), inputs=(normal(2, 5, 3),)),
     Case("LocalResponseNorm", (3, 0.5, 0.6, 2.0), inputs=(normal(2, 5, 2, 2),)),
-    Case("CrossMapLRN2d", (3, 0.5), inputs=(normal(2, 5, 2, 2),)),
+    Case(
+        "CrossMapLRN2d",
+        (3, 0.5),
+        inputs=(normal(2, 5, 2, 2),),
+        unlike={"oracle": "torch's gradient is not that of its output; test_normalization.py compares the output"},
+    ),
 ]
