@@ -83,6 +83,9 @@ class View:
     def __iter__(self) -> Iterator[View]:
         return (getattr(self, name) for name in self._layer.cached_parts)
 
+    def __bool__(self) -> bool:
+        return True
+
     def __len__(self) -> int:
         return len(self._layer.cached_parts)
 
