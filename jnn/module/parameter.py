@@ -17,6 +17,11 @@ from .registry import Registry, Version
 Array = jax.Array
 
 
+def unboxed(value: Any) -> Any:
+    """The array of a variable; anything else unchanged. (An array's own ``_value`` would be a copy on the host.)"""
+    return value._value if isinstance(value, Variable) else value
+
+
 class Variable:
     """A box around an array that jnp functions, operators and indexing see through.
 
@@ -29,7 +34,7 @@ class Variable:
     _trains = False
 
     def __init__(self, data: Any = None, requires_grad: bool | None = None) -> None:
-        data = getattr(data, "_value", data)
+        data = unboxed(data)
         self._value = jnp.zeros((0,)) if data is None else data if isinstance(data, jax.ShapeDtypeStruct) else jnp.asarray(data)
         self._requires_grad = self._trains if requires_grad is None else bool(requires_grad)
         if self._requires_grad and not jnp.issubdtype(self._value.dtype, np.inexact):
@@ -83,7 +88,7 @@ class Variable:
 
     @data.setter
     def data(self, value: Any) -> None:
-        self._value, self._shared = jnp.asarray(getattr(value, "_value", value)), True
+        self._value, self._shared = jnp.asarray(unboxed(value)), True
 
     def detach(self) -> Array:
         """Today's value as a plain array."""
@@ -223,7 +228,7 @@ class Variable:
 
 def _delegate(name: str) -> None:
     def method(self: Variable, *args: Any) -> Any:
-        return getattr(self.detach(), name)(*(getattr(a, "_value", a) for a in args))
+        return getattr(self.detach(), name)(*map(unboxed, args))
 
     method.__name__ = name
     setattr(Variable, name, method)

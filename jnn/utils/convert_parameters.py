@@ -17,10 +17,10 @@ def parameters_to_vector(parameters: Iterable[Any]) -> jax.Array:
     """All elements of Parameters, or arrays, in one vector.
 
     Raises:
-        RuntimeError: there are none.
+        ValueError: there are none.
     """
     flat = [jnp.ravel(jnp.asarray(p)) for p in parameters]
-    checks.require(flat, "parameters_to_vector", "there must be at least one parameter", RuntimeError)
+    checks.require(flat, "parameters_to_vector", "there must be at least one parameter", ValueError)
     return jnp.concatenate(flat)
 
 
