@@ -42,12 +42,12 @@ def require(ok: object, who: object, rule: str, exc: type[Exception] = ValueErro
 
 def integer(who: object, name: str, value: Any, least: int | None = None) -> int:
     """``value`` as an int, refused when it is not integral or is below ``least``."""
+    got: dict[str, Any] = {name: value}
     try:
         number = operator.index(value)
     except TypeError:
-        fail(who, f"{name} must be an integer", TypeError, **{name: value})
-    if least is not None and number < least:
-        fail(who, f"{name} must be at least {least}", **{name: number})
+        fail(who, f"{name} must be an integer", TypeError, **got)
+    require(least is None or number >= least, who, f"{name} must be at least {least}", **got)
     return number
 
 

@@ -272,7 +272,14 @@ def triplet_margin_with_distance_loss(
         RuntimeError: the numbers of dimensions differ, or the distances do not broadcast.
     """
     arrays = {"anchor": anchor, "positive": positive, "negative": negative}
-    return _triplet("triplet_margin_with_distance_loss", arrays, distance_function or pairwise_distance, margin, swap, reduction)
+    return _triplet(
+        "triplet_margin_with_distance_loss",
+        arrays,
+        pairwise_distance if distance_function is None else distance_function,
+        margin,
+        swap,
+        reduction,
+    )
 
 
 @layer

@@ -189,7 +189,7 @@ def _load_variable(variable: Variable, key: str, value: Any, assign: bool) -> li
     if isinstance(variable, UninitializedVariable):
         variable.materialize(np.shape(value))
     if variable.shape == () and np.shape(value) == (1,):
-        value = jnp.reshape(value, ())  # as torch before 0.4 saved scalars
+        value = np.reshape(np.asarray(value), ())  # as torch before 0.4 saved scalars
     if np.shape(value) != variable.shape:
         return [f"size mismatch for {key}: shape {np.shape(value)} in the state_dict, {variable.shape} in the current model."]
     if isinstance(variable._value, jax.ShapeDtypeStruct) and not assign:

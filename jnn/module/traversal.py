@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from ..core import checks
 from .parameter import Buffer, Parameter
@@ -21,12 +21,12 @@ class Traversal:
 
     def named_modules(self, memo: set[Any] | None = None, prefix: str = "", remove_duplicate: bool = True) -> Iterator[tuple[str, Module]]:
         """Every module of the tree with its dotted name, itself first under ``prefix``."""
-        memo = set() if memo is None else memo
-        if self in memo:
+        memo, me = set() if memo is None else memo, cast("Module", self)
+        if me in memo:
             return
         if remove_duplicate:
-            memo.add(self)
-        yield prefix, self
+            memo.add(me)
+        yield prefix, me
         for name, module in self._modules.items():
             if module is not None:
                 yield from module.named_modules(memo, f"{prefix}.{name}" if prefix else name, remove_duplicate)
@@ -78,7 +78,7 @@ class Traversal:
         """Call ``fn`` on every submodule and then on the module itself; returns self."""
         for module in self.children():
             module.apply(fn)
-        fn(self)
+        fn(cast("Module", self))
         return self
 
     def get_submodule(self, target: str) -> Module:
@@ -86,8 +86,7 @@ class Traversal:
         module: Any = self
         for name in target.split(".") if target else ():
             module = getattr(module, name, None)
-            if not isinstance(module, Traversal):
-                checks.fail(self, "no submodule there", AttributeError, target=target)
+            checks.require(isinstance(module, Traversal), self, "no submodule there", AttributeError, target=target)
         return module
 
     def set_submodule(self, target: str, module: Module, strict: bool = False) -> None:
