@@ -120,7 +120,7 @@ from .module.catalogue import MultiLabelMarginLoss as MultiLabelMarginLoss
 from .module.catalogue import MultiLabelSoftMarginLoss as MultiLabelSoftMarginLoss
 from .module.catalogue import MultiMarginLoss as MultiMarginLoss
 from .module.catalogue import NLLLoss as NLLLoss
-from .module.catalogue import NonDynamicallyQuantizableLinear as NonDynamicallyQuantizableLinear
+from .module.catalogue import NLLLoss2d as NLLLoss2d
 from .module.catalogue import PairwiseDistance as PairwiseDistance
 from .module.catalogue import PixelShuffle as PixelShuffle
 from .module.catalogue import PixelUnshuffle as PixelUnshuffle

@@ -74,7 +74,7 @@ def _constructor(cls: type) -> Any:
     ]
     signature = inspect.Signature(parameters)
 
-    def __init__(self: Layer, *args: Any, **kwargs: Any) -> None:
+    def __init__(self: Layer, *args: Any, **kwargs: Any) -> None:  # noqa: N807
         try:
             bound = signature.bind(*args, **kwargs)
         except TypeError as error:
@@ -135,6 +135,10 @@ class Layer:
     def parts(self) -> Mapping[str, Layer]:
         """The children by name, in torch's order."""
         return {}
+
+    def redrawn(self, key: Array, params: Mapping[str, Any]) -> dict[str, Any]:
+        """The parameters of the whole by dotted name, for a layer that gives those of its parts another distribution."""
+        return dict(params)
 
     def compute(self, s: Any, *input: Any, **kw: Any) -> Any:
         """The output. Configuration is read from ``self``, state and children from ``s``, at the time of use."""
@@ -205,6 +209,8 @@ class Layer:
                 params[name] = part_params
             if part_buffers:
                 buffers[name] = part_buffers
+        if type(self).redrawn is not Layer.redrawn:
+            params = tree.unflatten(self.redrawn(rng.fold(start.key, path), tree.flatten(params)))
         return params, buffers
 
     def _configured(self) -> None:

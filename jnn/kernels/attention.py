@@ -76,10 +76,10 @@ def probabilities(q: Array, k: Array, bias: Array | None, scale: float, *, safe:
     scores = jnp.matmul(q * scale, jnp.swapaxes(k, -1, -2), preferred_element_type=dtypes.accumulator(q.dtype))
     if bias is not None:
         scores = scores + jnp.broadcast_to(bias, scores.shape)
-    top = jax.lax.stop_gradient(jnp.max(scores, -1, keepdims=True, initial=-jnp.inf))
-    raised = jnp.exp(scores - (jnp.where(top == -jnp.inf, 0, top) if safe else top))
-    total = raised.sum(-1, keepdims=True)
-    return raised / (jnp.where(total == 0, 1, total) if safe else total)
+    if not safe or not scores.shape[-1]:
+        return jax.nn.softmax(scores) if scores.shape[-1] else scores
+    blind = (scores == -jnp.inf).all(-1, keepdims=True)
+    return jnp.where(blind, 0, jax.nn.softmax(jnp.where(blind, 0, scores)))
 
 
 def drop(x: Array, rate: float, key: Array | None) -> Array:

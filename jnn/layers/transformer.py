@@ -13,7 +13,7 @@ import numpy as np
 from ..core import checks, dtypes, rng, tree
 from ..core.initial import xavier_uniform
 from ..core.spec import Layer, config, layer
-from ..core.view import Start, View
+from ..core.view import View
 from .activation import gelu
 from .attention import MultiheadAttention
 from .container import ModuleList
@@ -376,9 +376,12 @@ class Transformer(Layer):
         decoder = self.custom_decoder or TransformerDecoder(TransformerDecoderLayer(*shared, **how), self.num_decoder_layers, norm)
         return {"encoder": encoder, "decoder": decoder}
 
-    def _init(self, start: Start, path: str) -> tuple[tree.Tree, tree.Tree]:
-        params, buffers = super()._init(start, path)
-        return tree.unflatten(redraw(rng.fold(start.key, path), tree.flatten(params))), buffers
+    def redrawn(self, key: Array, params: Mapping[str, Any]) -> dict[str, Any]:
+        def draw(name: str, a: Any) -> Any:
+            kept = a.ndim < 2 or isinstance(a, jax.ShapeDtypeStruct)
+            return a if kept else xavier_uniform(rng.fold(key, name), a.shape, a.dtype)
+
+        return {name: draw(name, a) for name, a in params.items()}
 
     @staticmethod
     def generate_square_subsequent_mask(sz: int, device: Any = None, dtype: Any = None) -> Array:
@@ -420,13 +423,3 @@ class Transformer(Layer):
             tgt_is_causal=tgt_is_causal,
             memory_is_causal=memory_is_causal,
         )
-
-
-def redraw(key: Array, params: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters by name, those of two dimensions or more drawn anew."""
-
-    def draw(name: str, a: Any) -> Any:
-        plain = a.ndim < 2 or isinstance(a, jax.ShapeDtypeStruct)
-        return a if plain else xavier_uniform(rng.fold(key, name), a.shape, a.dtype)
-
-    return {name: draw(name, a) for name, a in params.items()}

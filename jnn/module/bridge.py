@@ -40,6 +40,11 @@ class Pure:
         for path, module in self._template.named_modules():
             if hasattr(module, "reset_parameters") and _own(module):
                 values |= _reset(module, rng.fold(key, path), self._given)
+        for path, module in self._template.named_modules():
+            if isinstance(module, Layer) and type(module).redrawn is not Layer.redrawn:
+                prefix = f"{path}." if path else ""
+                own = {n.removeprefix(prefix): values[n] for n in self._params if n.startswith(prefix)}
+                values |= {prefix + n: v for n, v in module.redrawn(rng.fold(key, path), own).items()}
         return tuple(tree.unflatten({n: values[n] for n in names}) for names in (self._params, self._held))  # type: ignore[return-value]
 
     def apply(

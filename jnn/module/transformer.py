@@ -11,7 +11,6 @@ import jax.numpy as jnp
 
 from .. import layers
 from ..core import rng
-from ..layers.transformer import redraw
 from .containers import ModuleList
 from .hooks import everywhere
 from .module import Module
@@ -104,6 +103,6 @@ class Transformer(layers.Transformer, Module):
         vars(self).update(custom_encoder=None, custom_decoder=None)
         parameters = dict(self.named_parameters())
         with jax.ensure_compile_time_eval():
-            drawn = redraw(rng.default_generator.draw(self), {name: p._value for name, p in parameters.items()})
+            drawn = self.redrawn(rng.default_generator.draw(self), {name: p._value for name, p in parameters.items()})
         for name, parameter in parameters.items():
             parameter.data = drawn[name]
