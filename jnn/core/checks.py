@@ -94,9 +94,8 @@ def concrete(x: Any) -> np.ndarray | None:
     """The values of ``x`` when they are known and on the CPU, else ``None``: reading them must never wait for a device."""
     if isinstance(x, Tracer):
         return None
-    if isinstance(x, jax.Array):
-        if not x.is_fully_addressable or any(device.platform != "cpu" for device in x.devices()):
-            return None
+    if isinstance(x, jax.Array) and not (x.is_fully_addressable and all(device.platform == "cpu" for device in x.devices())):
+        return None
     return np.asarray(x)
 
 

@@ -16,7 +16,8 @@ Array = jax.Array
 def _require_layers(who: object, named: Mapping[str, Any]) -> tuple[tuple[str, Layer], ...]:
     for name, part in named.items():
         checks.require(isinstance(part, Layer), who, "every part must be a pure layer", TypeError, **{str(name): type(part)})
-        checks.require(isinstance(name, str) and name and "." not in name, who, "a part's name must be a string without dots", KeyError, name=name)
+        ok = isinstance(name, str) and name and "." not in name
+        checks.require(ok, who, "a part's name must be a string without dots", KeyError, name=name)
     return tuple(named.items())
 
 
