@@ -20,7 +20,10 @@ class LazyModuleMixin:
 
     The constructor makes an ``UninitializedParameter`` or ``UninitializedBuffer`` of what it cannot know;
     ``initialize_parameters``, called with the arguments of the first call, makes them real. The module then becomes an
-    instance of ``cls_to_become``, if that is set. ``jax.eval_shape(module, x)`` makes a first call that computes nothing.
+    instance of ``cls_to_become``, if that is set. ``jax.eval_shape(module.eval(), x)`` is a first call that computes nothing.
+
+    Differs from torch: the built-in lazy layers know their sizes once a ``state_dict`` is loaded, and a network of them
+    can then be split and compiled; torch's learn them from the next call.
     """
 
     cls_to_become: ClassVar[type | None] = None
