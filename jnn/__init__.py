@@ -161,6 +161,7 @@ from .module.catalogue import UpsamplingNearest2d as UpsamplingNearest2d
 from .module.catalogue import ZeroPad1d as ZeroPad1d
 from .module.catalogue import ZeroPad2d as ZeroPad2d
 from .module.catalogue import ZeroPad3d as ZeroPad3d
+from .module.containers import Container as Container
 from .module.containers import ModuleDict as ModuleDict
 from .module.containers import ModuleList as ModuleList
 from .module.containers import Sequential as Sequential
@@ -169,6 +170,7 @@ from .module.lazy import UninitializedParameter as UninitializedParameter
 from .module.module import Module as Module
 from .module.parameter import Buffer as Buffer
 from .module.parameter import Parameter as Parameter
+from .module.parameter import factory_kwargs as factory_kwargs
 from .module.parameter_containers import ParameterDict as ParameterDict
 from .module.parameter_containers import ParameterList as ParameterList
 from .module.recurrent import RNNBase as RNNBase

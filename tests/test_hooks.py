@@ -313,3 +313,14 @@ def test_devices_and_dtypes():
     abstract.reset_parameters()
     assert np.asarray(abstract.weight).any()
     assert m.share_memory() is m
+
+
+@SOURCES
+def test_factory_kwargs_and_the_old_container(source):
+    assert source.factory_kwargs({"dtype": "x", "factory_kwargs": {"device": None}}) == {"dtype": "x", "device": None}
+    assert source.factory_kwargs(None) == {}
+    for bad in ({"bias": True}, {"dtype": 1, "factory_kwargs": {"dtype": 2}}):
+        with pytest.raises(TypeError):
+            source.factory_kwargs(bad)
+    with pytest.warns(FutureWarning):
+        assert [*source.Container(a=source.Identity()).state_dict()] == []

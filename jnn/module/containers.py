@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import warnings
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Self
@@ -147,6 +148,16 @@ class ModuleList(_Ordered):
     def __repr__(self) -> str:
         children = {name: repr(module) for name, module in self._modules.items()}
         return format_tree(self._get_name(), self.extra_repr(), group_repeats(children)) if children else f"{self._get_name()}()"
+
+
+class Container(Module):
+    """Deprecated, as in torch: a Module of named submodules. Subclass :class:`Module` instead."""
+
+    def __init__(self, **kwargs: Module) -> None:
+        super().__init__()
+        warnings.warn("Container: deprecated, subclass Module instead", FutureWarning, stacklevel=2)
+        for name, module in kwargs.items():
+            self.add_module(name, module)
 
 
 class ModuleDict(Module):

@@ -287,3 +287,20 @@ def _unflatten(cls: type[Variable]) -> Any:
 
 for _cls in (Parameter, Buffer):
     jax.tree_util.register_pytree_node(_cls, lambda v: ((v._value,), (v._requires_grad, None, *v.__getstate__()[3:])), _unflatten(_cls))
+
+
+def factory_kwargs(kwargs: dict[str, Any] | None) -> dict[str, Any]:
+    """The ``device``, ``dtype`` and ``memory_format`` among a module's keyword arguments, and those under ``factory_kwargs``.
+
+    Raises:
+        TypeError: another keyword, or one given twice.
+    """
+    known = {"device", "dtype", "memory_format"}
+    plain = dict(kwargs or {})
+    inner = dict(plain.pop("factory_kwargs", {}))
+    unknown, twice = sorted(plain.keys() - known), sorted(plain.keys() & inner.keys())
+    checks.require(
+        not unknown, "factory_kwargs", "only device, dtype, memory_format and factory_kwargs are taken", TypeError, unknown=unknown
+    )
+    checks.require(not twice, "factory_kwargs", "a keyword must be given once", TypeError, twice=twice)
+    return inner | plain
