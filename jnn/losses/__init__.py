@@ -6,6 +6,7 @@ from .classification import BCEWithLogitsLoss as BCEWithLogitsLoss
 from .classification import CrossEntropyLoss as CrossEntropyLoss
 from .classification import MultiLabelSoftMarginLoss as MultiLabelSoftMarginLoss
 from .classification import NLLLoss as NLLLoss
+from .classification import NLLLoss2d as NLLLoss2d
 from .ctc import CTCLoss as CTCLoss
 from .divergence import KLDivLoss as KLDivLoss
 from .linear_cross_entropy import LinearCrossEntropyLoss as LinearCrossEntropyLoss

@@ -63,11 +63,11 @@ def pick(scores: Array, target: Array, axis: int) -> tuple[Array, Array, Array]:
 
 def target_scale(target: Array, weight: Array | None, classes: int, ignore_index: int, dtype: Any) -> Array:
     """The weight of each target class: 0 where it is ignored, NaN where it is no class. The mean divides by their sum."""
-    valid = (target >= 0) & (target < classes)
-    scale = jnp.where(valid, 1, jnp.nan).astype(dtype)
+    valid, ignored = (target >= 0) & (target < classes), target == ignore_index
+    scale = jnp.where(valid | ignored, 1, jnp.nan).astype(dtype)
     if weight is not None and classes:
         scale = scale * weight[jnp.where(valid, target, 0)]
-    return jnp.where(target == ignore_index, 0, scale)
+    return jnp.where(ignored, 0, scale)
 
 
 def _nll(log_probs: Array, target: Array, weight: Array | None, ignore_index: int, smoothing: float = 0.0) -> Array:

@@ -86,11 +86,9 @@ def _ctc(log_probs: Array, labels: Array, input_lengths: Array, target_lengths: 
     log_likelihood = _log_likelihood(log_probs, labels, live, jnp.where(legal, target_lengths, 0), blank)
     nll, possible = 0 - log_likelihood, ~(log_likelihood < ZERO / 2)
     nll = straight_through(_not_negative(*lax.stop_gradient((nll, log_probs)), live), nll)
-    factor = jnp.where(live[:, :, None], jnp.where(possible, 1.0, jnp.nan)[None, :, None], 0).astype(nll.dtype)
-    nll = jnp.where(possible, nll, jnp.inf) + _mass(log_probs, factor)
-    if zero_infinity:
-        nll = jnp.where(possible, nll, 0)
-    return nll * jnp.where(legal, 1, jnp.nan)
+    slope = jnp.where(possible, 1.0, 0.0 if zero_infinity else jnp.nan).astype(nll.dtype)
+    factor = jnp.where(live, slope[None], 0)[:, :, None]
+    return (jnp.where(possible, nll, 0.0 if zero_infinity else jnp.inf) + _mass(log_probs, factor)) * jnp.where(legal, 1, jnp.nan)
 
 
 def _lengths(name: str, given: Any, batch: int, most: int) -> Array:

@@ -21,8 +21,8 @@ from .reduction import Loss, constant, loss_function, reduced
 
 Array = jax.Array
 
-# How many logits are held at once unless the options say otherwise: 64 MiB in float32.
-LOGITS = 2**24
+# How many logits are held at once unless the options say otherwise: 32 MiB in float32.
+LOGITS = 2**23
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +32,7 @@ class LinearCrossEntropyOptions:
     Args:
         allow_retain_graph: accepted; every gradient may be taken more than once.
         batch_chunk_size: rows of the input whose logits are held at once.
-        chunking_method: "auto" holds at most 2**24 logits at once; "aspect_ratio:n" about an n-th of the size of the input; None
+        chunking_method: "auto" holds at most 2**23 logits at once; "aspect_ratio:n" about an n-th of the size of the input; None
             goes by ``batch_chunk_size`` alone, all at once when that is None.
         acc_policy: accepted; logits and sums are float32 at least.
         acc_dtype: accepted, as ``acc_policy``.
@@ -94,7 +94,8 @@ class _Form(NamedTuple):
     smoothing: float
 
     def elements(self, rows: _Rows, shared: _Shared) -> Array:
-        logits = jnp.matmul(rows.input, shared.matrix.T)
+        # In this order only the rows are transposed; in the other, XLA:CPU would hold a transposed copy of the matrix.
+        logits = jnp.matmul(shared.matrix, rows.input.T).T
         if shared.bias is not None:
             logits = logits + shared.bias[None]
         logits = logits.reshape(-1, *self.classes)
@@ -184,7 +185,7 @@ def linear_cross_entropy(
     Args:
         weight, reduction, label_smoothing: as of :func:`cross_entropy`.
         ignore_index: as there; None is -100 for class indices, and the only value for probabilities.
-        options: how many rows are done at once; as many as have 2**24 logits when None.
+        options: how many rows are done at once; as many as have 2**23 logits when None.
 
     Raises:
         IndexError, ValueError, RuntimeError: as :func:`cross_entropy`, and for shapes that do not fit together.

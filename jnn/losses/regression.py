@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from ..core import checks
 from ..core.derivatives import straight_through
@@ -14,6 +15,14 @@ from ..core.spec import layer
 from .reduction import Loss, PlainLoss, broadcast, expand, loss_function, reduced, warn_of_shapes
 
 Array = jax.Array
+
+
+def _distance(x: Array, y: Array) -> Array:
+    """``|x - y|`` with torch's gradient where both are equal, which is 0."""
+    difference = x - y
+    if jnp.iscomplexobj(difference):
+        return jnp.abs(difference)
+    return difference * lax.stop_gradient(jnp.sign(difference))
 
 
 def _weighted(who: str, elements: Array, weight: Array | None, input: Array) -> Array:
@@ -43,7 +52,7 @@ def l1_loss(
         RuntimeError: input and target do not broadcast.
     """
     x, y = broadcast("l1_loss", input=input, target=target)
-    return reduced(_weighted("l1_loss", jnp.abs(x - y), weight, input), reduction, None if weight is None else jnp.sum(weight))
+    return reduced(_weighted("l1_loss", _distance(x, y), weight, input), reduction, None if weight is None else jnp.sum(weight))
 
 
 @loss_function(values=warn_of_shapes)
@@ -94,7 +103,7 @@ def smooth_l1_loss(
     """
     checks.require(beta >= 0, "smooth_l1_loss", "beta must not be negative", RuntimeError, beta=beta)
     x, y = broadcast("smooth_l1_loss", input=input, target=target)
-    distance = jnp.abs(x - y)
+    distance = _distance(x, y)
     return reduced(_huber(distance, beta) / beta if beta else distance, reduction)
 
 
@@ -110,7 +119,7 @@ def huber_loss(input: Array, target: Array, reduction: str = "mean", delta: floa
     """
     checks.require(delta > 0, "huber_loss", "delta must be positive", RuntimeError, delta=delta)
     x, y = broadcast("huber_loss", input=input, target=target)
-    return reduced(_weighted("huber_loss", _huber(jnp.abs(x - y), delta), weight, input), reduction)
+    return reduced(_weighted("huber_loss", _huber(_distance(x, y), delta), weight, input), reduction)
 
 
 @loss_function()

@@ -5,11 +5,15 @@ from . import Case, ints, normal, uniform, value
 WEIGHT = np.array([0.5, 1.0, 2.0], np.float32)
 PROBABILITIES = value(np.full((2, 3, 2), 1 / 3))
 
+PROPERTIES = ["oracle", "names", "state", "pure", "faces", "copies", "narrow", "jit", "vmap", "jvp", "second_order", "scan", "half"]
+DEPRECATED = dict.fromkeys(PROPERTIES, "constructing it warns; it is NLLLoss, and test_losses.py shows the warning")
+
 CASES = [
     Case("NLLLoss", inputs=(normal(4, 3), ints(3, 4))),
     Case("NLLLoss", inputs=(normal(3), ints(3))),
     Case("NLLLoss", (WEIGHT,), {"ignore_index": 1}, inputs=(normal(2, 3, 4, 2), ints(3, 2, 4, 2))),
     Case("NLLLoss", (WEIGHT,), {"reduction": "none"}, inputs=(normal(2, 3, 4), ints(3, 2, 4))),
+    Case("NLLLoss2d", inputs=(normal(2, 3, 4, 2), ints(3, 2, 4, 2)), unlike=DEPRECATED),
     Case("CrossEntropyLoss", inputs=(normal(4, 3), ints(3, 4))),
     Case("CrossEntropyLoss", kwargs={"reduction": "sum"}, inputs=(normal(3), ints(3))),
     Case("CrossEntropyLoss", (WEIGHT,), {"ignore_index": 1, "label_smoothing": 0.2}, inputs=(normal(2, 3, 4), ints(3, 2, 4))),
