@@ -7,6 +7,7 @@ from . import init as init
 from . import layers as layers
 from . import losses as losses
 from . import optim as optim
+from . import parallel as parallel
 from . import utils as utils
 from .core.rng import manual_seed as manual_seed
 from .losses.linear_cross_entropy import LinearCrossEntropyOptions as LinearCrossEntropyOptions
@@ -183,3 +184,4 @@ from .module.transformer import TransformerDecoder as TransformerDecoder
 from .module.transformer import TransformerDecoderLayer as TransformerDecoderLayer
 from .module.transformer import TransformerEncoder as TransformerEncoder
 from .module.transformer import TransformerEncoderLayer as TransformerEncoderLayer
+from .parallel.data_parallel import DataParallel as DataParallel

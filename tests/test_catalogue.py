@@ -15,7 +15,7 @@ from .cases import cases
 
 SPECS = {n: o for space in (layers, losses) for n, o in vars(space).items() if inspect.isclass(o) and issubclass(o, Layer)}
 TWINS = {n: o for n, o in vars(jnn).items() if inspect.isclass(o) and issubclass(o, jnn.Module)}
-CONTAINERS = {"Module", "Container", "Sequential", "ModuleList", "ModuleDict", "ParameterList", "ParameterDict"}
+CONTAINERS = {"Module", "Container", "DataParallel", "Sequential", "ModuleList", "ModuleDict", "ParameterList", "ParameterDict"}
 # They become other layers at their first call; tests/test_lazy.py has them.
 LAZY = {name for name in SPECS if name.startswith("Lazy")}
 # Constructor arguments of torch's classes that are private to torch, and so not promised.

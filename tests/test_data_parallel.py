@@ -1,0 +1,91 @@
+"""DataParallel over virtual devices: torch's semantics, computed here part by part."""
+
+from __future__ import annotations
+
+import copy
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jnn as nn
+import jnn.functional as F
+
+X = np.random.default_rng(0).standard_normal((8, 3)).astype(np.float32)
+Y = np.random.default_rng(1).integers(0, 2, 8)
+
+
+def model():
+    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2))
+
+
+def by_parts(m, x, parts):
+    """What torch's replicas compute: each part with its own statistics, the buffers of the first kept."""
+    twins = [copy.deepcopy(m) for _ in parts]
+    outs = [twin(x[part]) for twin, part in zip(twins, parts, strict=True)]
+    return np.concatenate(outs), twins[0].state_dict()
+
+
+@pytest.mark.parametrize(
+    ("devices", "size", "parts"),
+    [
+        ([0, 1], 8, [slice(0, 4), slice(4, 8)]),
+        (None, 8, None),
+        ([0, 1, 2], 8, [slice(0, 3), slice(3, 6), slice(6, 8)]),
+        ([0, 1], 7, [slice(0, 4), slice(4, 7)]),
+        ([0], 8, [slice(0, 8)]),
+    ],
+)
+def test_outputs_and_buffers_are_those_of_replicas(devices, size, parts):
+    m = model()
+    if parts is None:
+        m.eval()  # one sample a device has no batch statistics
+        parts = [slice(i, i + 1) for i in range(8)]
+    expected, state = by_parts(m, X[:size], parts)
+    parallel = nn.DataParallel(m, devices)
+    parallel.train(m.training)
+    np.testing.assert_allclose(parallel(X[:size]), expected, rtol=1e-5, atol=1e-6)
+    for name, value in state.items():
+        np.testing.assert_allclose(parallel.state_dict()[f"module.{name}"], value, rtol=1e-5, atol=1e-6)
+
+
+def test_training_is_that_of_one_device_where_no_statistics_differ():
+    plain = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Tanh(), nn.Linear(4, 2))
+    parallel = nn.DataParallel(copy.deepcopy(plain), [0, 1, 2, 3])
+
+    def loss_fn(m, x, y):
+        return F.cross_entropy(m(x), y)
+
+    steps = [nn.train_step(loss_fn, nn.optim.Optimizer(m, optax.sgd(0.1, momentum=0.9))) for m in (plain, parallel)]
+    for _ in range(5):
+        losses = [float(step(X, Y)) for step in steps]
+        np.testing.assert_allclose(*losses, rtol=1e-5)
+    for name, value in plain.state_dict().items():
+        np.testing.assert_allclose(parallel.state_dict()[f"module.{name}"], value, rtol=1e-4, atol=1e-6)
+
+
+def test_each_device_draws_its_own_numbers():
+    parallel = nn.DataParallel(nn.Dropout(0.5), [0, 1])
+    out = np.asarray(parallel(jnp.ones((2, 64), jnp.float32)))
+    assert not np.array_equal(out[0], out[1])
+    params, buffers = nn.split(parallel)
+    again = [nn.pure(parallel).apply(params, buffers, jnp.ones((2, 64)), train=True, key=jax.random.key(3))[0] for _ in range(2)]
+    np.testing.assert_array_equal(*again)
+
+
+def test_other_shapes_and_refusals():
+    class Net(nn.Module):
+        def forward(self, x, scale, flag=False):
+            return {"sum": (x * scale).sum(), "x": x if flag else -x}
+
+    out = nn.DataParallel(Net(), [0, 1], dim=1)(np.ones((3, 4), np.float32), 2.0, flag=True)
+    assert out["x"].shape == (3, 4)
+    assert out["sum"].tolist() == [[12.0, 12.0]]
+    with pytest.raises(ValueError, match="DataParallel: device_ids must be numbers of the 8 local devices"):
+        nn.DataParallel(nn.Identity(), [99])
+    with pytest.raises(TypeError, match="DataParallel: module must be a Module"):
+        nn.DataParallel(3)
+    with pytest.raises(ValueError, match="DataParallel: the inputs must have one batch size"):
+        nn.DataParallel(nn.Bilinear(2, 2, 2), [0, 1])(np.ones((2, 2), np.float32), np.ones((4, 2), np.float32))
