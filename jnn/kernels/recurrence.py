@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -87,10 +87,10 @@ def _unroll(base: Array) -> int:
 
 def _scan(
     mode: str, reverse: bool, record: bool, base: Array, state: State, weight: Array, projection: Array | None, valid: Array | None
-) -> tuple[State, tuple[State, Array | None]]:
+) -> tuple[State, tuple[State, Any]]:
     """The final state, and by step the state (or, unless ``record``, its first array alone) and the lanes."""
 
-    def body(state: State, at: tuple[Array, Array | None]) -> tuple[State, tuple[State, Array | None]]:
+    def body(state: State, at: tuple[Array, Array | None]) -> tuple[State, tuple[State, Any]]:
         base, valid = at
         new, a = step(mode, base, state, weight, projection)
         new = _keep(valid, new, state)

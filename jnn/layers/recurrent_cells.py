@@ -17,7 +17,7 @@ Array = jax.Array
 
 
 @function
-def _cell(mode: str, x: Array, *arrays: Array | None) -> tuple[Array, ...]:
+def _cell(mode: str, x: Array, *arrays: Any) -> tuple[Array, ...]:
     *state, weight_ih, weight_hh, bias_ih, bias_hh = arrays
     base = kernel.lanes(mode, x, weight_ih, bias_ih, bias_hh)
     return kernel.step(mode, base, tuple(state), weight_hh.T)[0]

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from ..core import checks, dtypes, rng, tree
 from ..core.initial import xavier_uniform
@@ -190,7 +191,7 @@ class _Stack(Layer):
         checks.require(self.end is None or is_part(self.end), self, "norm must be a layer or None", TypeError, norm=type(self.end))
         checks.integer(self, "num_layers", self.num_layers, 0)
 
-    def parts(self) -> dict[str, Layer]:
+    def parts(self) -> Mapping[str, Layer]:
         layers = ModuleList([getattr(self, self.repeated)] * self.num_layers)
         return {"layers": layers} | ({} if self.end is None else {"norm": self.end})
 
@@ -218,7 +219,7 @@ class _Stack(Layer):
         if self.scan is not None:
             return self.scan and len(s.layers) > 0
         deep = len(s.layers) >= _DEEP and all(isinstance(one, _Block) for one in self._layers_of(s))
-        return deep and isinstance(x, jax.core.Tracer)
+        return deep and isinstance(x, Tracer)
 
     def _layers_of(self, s: Any) -> list[Any]:
         return [getattr(self, self.repeated)]
