@@ -1,3 +1,4 @@
+import itertools
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -45,6 +46,15 @@ def _seed():
 
     jnn.manual_seed(0)
     torch.manual_seed(0)
+
+
+_finished = itertools.count(1)
+
+
+def pytest_runtest_teardown():
+    """Let go of compiled programs now and then: thousands of them would fill the memory."""
+    if next(_finished) % 250 == 0:
+        jax.clear_caches()
 
 
 def pytest_terminal_summary(terminalreporter):
