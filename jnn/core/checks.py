@@ -109,3 +109,27 @@ def index_range(who: object, name: str, index: Any, size: int, *, also: int | No
         bad &= values != also
     if bad.any():
         fail(who, f"{name} must be in [0, {size - 1}]", exc, **{name: values[bad].flat[0].item()})
+
+
+def broadcast(who: object, **arrays: jax.Array) -> list[jax.Array]:
+    """The arrays broadcast to one shape.
+
+    Raises:
+        RuntimeError: there is no such shape.
+    """
+    try:
+        shape = jax.numpy.broadcast_shapes(*(x.shape for x in arrays.values()))
+    except ValueError:
+        fail(who, f"{', '.join(arrays)} must broadcast to one shape", RuntimeError, **arrays)
+    return [jax.numpy.broadcast_to(x, shape) for x in arrays.values()]
+
+
+def expand(who: object, name: str, x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """``x`` broadcast to ``shape``.
+
+    Raises:
+        RuntimeError: it does not broadcast to it.
+    """
+    fits = x.ndim <= len(shape) and all(m in (1, n) for m, n in zip(x.shape[::-1], shape[::-1], strict=False))
+    require(fits, who, f"{name} must broadcast to {shape}", RuntimeError, **{name: x})
+    return jax.numpy.broadcast_to(x, shape)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from . import checks
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def canonical(who: object, dtype: Any) -> np.dtype:
@@ -32,3 +37,21 @@ def accumulator(dtype: Any) -> np.dtype:
 def index() -> np.dtype:
     """torch's int64, or int32 while JAX's x64 mode is off."""
     return np.dtype(jax.dtypes.canonicalize_dtype(np.int64))
+
+
+def in_float32(fn: Callable[P, R]) -> Callable[P, R]:
+    """``fn`` with half arrays widened, and its result in the dtype they promote to."""
+
+    def is_float(x: Any) -> bool:
+        return isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jnp.floating)
+
+    @functools.wraps(fn)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        floats = [x.dtype for x in (*args, *kwargs.values()) if is_float(x)]
+        if not floats or (dtype := jnp.result_type(*floats)).itemsize > 2:
+            return fn(*args, **kwargs)
+        args = tuple(x.astype(np.float32) if is_float(x) else x for x in args)
+        out: Any = fn(*args, **{k: x.astype(np.float32) if is_float(x) else x for k, x in kwargs.items()})
+        return out.astype(dtype)
+
+    return call

@@ -12,7 +12,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from ..core import checks
 from ..core.spec import buffer, config, layer
-from .reduction import Loss, broadcast, constant, expand, loss_function, reduced
+from .reduction import Legacy, Loss, constant, loss_function, reduced
 
 Array = jax.Array
 
@@ -99,10 +99,15 @@ def class_count(shape: tuple[int, ...], dtype: Any, target: Array, weight: Array
     return jnp.sum(target_scale(target, weight, shape[min(len(shape) - 1, 1)], ignore_index, dtype))
 
 
+def require_smoothing(who: object, value: float) -> None:
+    """Refuse a share of the targets that is none."""
+    checks.require(0 <= value <= 1, who, "label_smoothing must be in [0, 1]", RuntimeError, label_smoothing=value)
+
+
 def require_target(who: str, input: Any, target: Array, weight: Array | None, ignore_index: int, label_smoothing: float) -> None:
     """The checks of :func:`cross_entropy`, of arrays or of their shapes and dtypes."""
     checks.require(input.ndim >= 1, who, "input must have at least one dimension", ValueError, shape=input.shape)
-    checks.require(0 <= label_smoothing <= 1, who, "label_smoothing must be in [0, 1]", RuntimeError, label_smoothing=label_smoothing)
+    require_smoothing(who, label_smoothing)
     if target.shape != input.shape:
         _require_indices(who, input, target)
     else:
@@ -121,9 +126,9 @@ def nll_loss(
     input: Array,
     target: Array,
     weight: Array | None = None,
-    size_average: bool | None = None,
+    size_average: Legacy = None,
     ignore_index: int = -100,
-    reduce: bool | None = None,
+    reduce: Legacy = None,
     reduction: str = "mean",
 ) -> Array:
     """The negative log-likelihood ``-weight[target] * input[target]`` of class indices.
@@ -155,9 +160,9 @@ def cross_entropy(
     input: Array,
     target: Array,
     weight: Array | None = None,
-    size_average: bool | None = None,
+    size_average: Legacy = None,
     ignore_index: int = -100,
-    reduce: bool | None = None,
+    reduce: Legacy = None,
     reduction: str = "mean",
     label_smoothing: float = 0.0,
 ) -> Array:
@@ -185,8 +190,8 @@ def binary_cross_entropy_with_logits(
     input: Array,
     target: Array,
     weight: Array | None = None,
-    size_average: bool | None = None,
-    reduce: bool | None = None,
+    size_average: Legacy = None,
+    reduce: Legacy = None,
     reduction: str = "mean",
     pos_weight: Array | None = None,
 ) -> Array:
@@ -202,7 +207,7 @@ def binary_cross_entropy_with_logits(
     _require_same_shape(who, input, target)
     falling = jax.nn.softplus(-input)
     if pos_weight is not None:
-        falling = falling * (1 + (expand(who, "pos_weight", pos_weight, input.shape) - 1) * target)
+        falling = falling * (1 + (checks.expand(who, "pos_weight", pos_weight, input.shape) - 1) * target)
     return _weighted(who, (1 - target) * input + falling, weight, reduction)
 
 
@@ -211,7 +216,7 @@ def _require_same_shape(who: str, input: Array, target: Array) -> None:
 
 
 def _weighted(who: str, elements: Array, weight: Array | None, reduction: str) -> Array:
-    return reduced(elements if weight is None else elements * expand(who, "weight", weight, elements.shape), reduction)
+    return reduced(elements if weight is None else elements * checks.expand(who, "weight", weight, elements.shape), reduction)
 
 
 @jax.custom_jvp
@@ -239,12 +244,7 @@ def _check_probabilities(input: Array, target: Array, *_: Any) -> None:
 
 @loss_function(values=_check_probabilities)
 def binary_cross_entropy(
-    input: Array,
-    target: Array,
-    weight: Array | None = None,
-    size_average: bool | None = None,
-    reduce: bool | None = None,
-    reduction: str = "mean",
+    input: Array, target: Array, weight: Array | None = None, size_average: Legacy = None, reduce: Legacy = None, reduction: str = "mean"
 ) -> Array:
     """``-weight (y log x + (1 - y) log(1 - x))`` of probabilities, each logarithm at least -100.
 
@@ -265,12 +265,7 @@ def binary_cross_entropy(
 
 @loss_function()
 def multilabel_soft_margin_loss(
-    input: Array,
-    target: Array,
-    weight: Array | None = None,
-    size_average: bool | None = None,
-    reduce: bool | None = None,
-    reduction: str = "mean",
+    input: Array, target: Array, weight: Array | None = None, size_average: Legacy = None, reduce: Legacy = None, reduction: str = "mean"
 ) -> Array:
     """The mean over classes of ``-weight (y log sigmoid(x) + (1 - y) log sigmoid(-x))``.
 
@@ -282,7 +277,7 @@ def multilabel_soft_margin_loss(
     """
     who = "multilabel_soft_margin_loss"
     checks.require(input.ndim >= 1, who, "input must have at least one dimension", IndexError, input=input)
-    x, y = broadcast(who, input=input, target=target)
+    x, y = checks.broadcast(who, input=input, target=target)
     elements = _weighted(who, y * jax.nn.softplus(-x) + (1 - y) * jax.nn.softplus(x), weight, "none")
     return reduced(jnp.mean(elements, -1), reduction)
 
@@ -299,7 +294,22 @@ class WeightedLoss(Loss):
 
 
 @layer
-class NLLLoss(WeightedLoss):
+class _IndexLoss(WeightedLoss):
+    size_average: Legacy = None
+    ignore_index: int = -100
+    reduce: Legacy = None
+    reduction: str = "mean"
+
+
+@layer
+class _ElementLoss(WeightedLoss):
+    size_average: Legacy = None
+    reduce: Legacy = None
+    reduction: str = "mean"
+
+
+@layer
+class NLLLoss(_IndexLoss):
     """The negative log-likelihood of class indices, given log-probabilities.
 
     Shape: input (C), (N, C) or (N, C, d1, ...), target (), (N) or (N, d1, ...); output (), or that of target for reduction "none".
@@ -312,11 +322,6 @@ class NLLLoss(WeightedLoss):
 
     State: the buffer ``weight`` (C,), where one is given.
     """
-
-    size_average: bool | None = None
-    ignore_index: int = -100
-    reduce: bool | None = None
-    reduction: str = "mean"
 
     def compute(self, s: Any, input: Array, target: Array) -> Array:
         return nll_loss(input, target, s.weight, ignore_index=self.ignore_index, reduction=self.reduction)
@@ -332,7 +337,7 @@ class NLLLoss2d(NLLLoss):
 
 
 @layer
-class CrossEntropyLoss(WeightedLoss):
+class CrossEntropyLoss(_IndexLoss):
     """The cross entropy of softmax(input) and class indices or class probabilities.
 
     Shape: input (C), (N, C) or (N, C, d1, ...), target the same without C for indices and with it for probabilities; output (), or
@@ -350,10 +355,6 @@ class CrossEntropyLoss(WeightedLoss):
     Reference: Szegedy et al., "Rethinking the Inception Architecture for Computer Vision", 2015 (label smoothing).
     """
 
-    size_average: bool | None = None
-    ignore_index: int = -100
-    reduce: bool | None = None
-    reduction: str = "mean"
     label_smoothing: float = 0.0
 
     def compute(self, s: Any, input: Array, target: Array) -> Array:
@@ -363,7 +364,7 @@ class CrossEntropyLoss(WeightedLoss):
 
 
 @layer
-class BCEWithLogitsLoss(WeightedLoss):
+class BCEWithLogitsLoss(_ElementLoss):
     """The binary cross entropy of sigmoid(input) and a target, exact for logits of any size.
 
     Shape: input (*), target (*); output (), or (*) for reduction "none".
@@ -377,9 +378,6 @@ class BCEWithLogitsLoss(WeightedLoss):
     State: the buffers ``weight`` and ``pos_weight``, where they are given.
     """
 
-    size_average: bool | None = None
-    reduce: bool | None = None
-    reduction: str = "mean"
     positive_weight: Any = config(default=None, alias="pos_weight")
     pos_weight: Array | None = buffer()
 
@@ -391,7 +389,7 @@ class BCEWithLogitsLoss(WeightedLoss):
 
 
 @layer
-class BCELoss(WeightedLoss):
+class BCELoss(_ElementLoss):
     """The binary cross entropy ``-weight (y log x + (1 - y) log(1 - x))`` of probabilities, each logarithm at least -100.
 
     Shape: input (*), target (*); output (), or (*) for reduction "none".
@@ -404,16 +402,12 @@ class BCELoss(WeightedLoss):
     State: the buffer ``weight``, where one is given.
     """
 
-    size_average: bool | None = None
-    reduce: bool | None = None
-    reduction: str = "mean"
-
     def compute(self, s: Any, input: Array, target: Array) -> Array:
         return binary_cross_entropy(input, target, s.weight, reduction=self.reduction)
 
 
 @layer
-class MultiLabelSoftMarginLoss(WeightedLoss):
+class MultiLabelSoftMarginLoss(_ElementLoss):
     """The mean over classes of the binary cross entropy of sigmoid(input) and a target of zeros and ones.
 
     Shape: input (*, C), target the same; output (), or (*) for reduction "none".
@@ -425,10 +419,6 @@ class MultiLabelSoftMarginLoss(WeightedLoss):
 
     State: the buffer ``weight`` (C,), where one is given.
     """
-
-    size_average: bool | None = None
-    reduce: bool | None = None
-    reduction: str = "mean"
 
     def compute(self, s: Any, input: Array, target: Array) -> Array:
         return multilabel_soft_margin_loss(input, target, s.weight, reduction=self.reduction)

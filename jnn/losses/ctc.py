@@ -9,17 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ..core import checks
+from ..core import checks, dtypes
 from ..core.derivatives import straight_through
 from ..core.function import function
 from ..core.spec import layer
-from .reduction import Loss, in_float32, loss_function, reduced
+from ..kernels.ctc import ZERO, log_likelihood
+from .reduction import Loss, loss_function, reduced
 
 Array = jax.Array
-
-# The logarithm of probability 0. It is finite so that differences of two of them are 0 and not NaN; what ends below half
-# of it was impossible.
-ZERO = -1e30
 
 
 @jax.custom_jvp
@@ -31,32 +28,6 @@ def _mass(log_probs: Array, factor: Array) -> Array:
 @_mass.defjvp
 def _mass_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
     return _mass(*primals), jnp.sum(primals[1] * jnp.exp(primals[0]) * tangents[0], (0, 2))
-
-
-def _log_likelihood(log_probs: Array, labels: Array, live: Array, target_lengths: Array, blank: int) -> Array:
-    """The log of the summed probability of all alignments, (N,), at most about ``ZERO`` where there is none.
-
-    The forward algorithm, one step of a scan for each frame. After each, ``gap[:, s]`` is the log-probability of having
-    emitted s labels and then a blank, and ``label[:, s]`` of having emitted s + 1 with no blank since.
-    """
-    n, length = labels.shape
-    log_probs = jnp.maximum(log_probs, ZERO)
-    emitted = jnp.take_along_axis(log_probs, labels[None], 2, mode="promise_in_bounds") if length else log_probs[:, :, :0]
-    differs = jnp.concatenate([jnp.ones((n, 1), bool), labels[:, 1:] != labels[:, :-1]], 1)[:, :length]
-    none = jnp.full((n, 1), ZERO, log_probs.dtype)
-
-    def step(state: tuple[Array, Array], frame: tuple[Array, Array, Array]) -> tuple[tuple[Array, Array], None]:
-        (gap, label), (p_gap, p_label, here) = state, frame
-        before = jnp.concatenate([none, label], 1)
-        onward = jnp.logaddexp(gap[:, :-1], jnp.where(differs, before[:, :-1], ZERO))
-        new = jnp.logaddexp(gap, before) + p_gap[:, None], jnp.logaddexp(label, onward) + p_label
-        return (jnp.where(here[:, None], new[0], gap), jnp.where(here[:, None], new[1], label)), None
-
-    gap = jnp.concatenate([jnp.zeros_like(none), jnp.broadcast_to(none, (n, length))], 1)
-    start = gap, jnp.broadcast_to(none, (n, length))
-    (gap, label), _ = lax.scan(step, start, (log_probs[:, :, blank], emitted, live))
-    ends = jnp.logaddexp(gap, jnp.concatenate([none, label], 1))
-    return jnp.take_along_axis(ends, target_lengths[:, None], 1, mode="promise_in_bounds")[:, 0]
 
 
 def _not_negative(nll: Array, log_probs: Array, live: Array) -> Array:
@@ -74,7 +45,7 @@ def _not_negative(nll: Array, log_probs: Array, live: Array) -> Array:
 
 
 @function
-@in_float32
+@dtypes.in_float32
 def _ctc(log_probs: Array, labels: Array, input_lengths: Array, target_lengths: Array, blank: int, zero_infinity: bool) -> Array:
     """The loss of each sequence: log_probs (T, N, C), labels (N, S), lengths (N,)."""
     steps, _, classes = log_probs.shape
@@ -83,8 +54,8 @@ def _ctc(log_probs: Array, labels: Array, input_lengths: Array, target_lengths: 
     legal = jnp.all(~used | ((labels >= 0) & (labels < classes)), 1)
     legal &= (input_lengths >= 0) & (input_lengths <= steps) & (target_lengths >= 0) & (target_lengths <= labels.shape[1])
     labels = jnp.where(used & legal[:, None], labels, 0)
-    log_likelihood = _log_likelihood(log_probs, labels, live, jnp.where(legal, target_lengths, 0), blank)
-    nll, possible = 0 - log_likelihood, ~(log_likelihood < ZERO / 2)
+    found = log_likelihood(log_probs, labels, live, jnp.where(legal, target_lengths, 0), blank)
+    nll, possible = 0 - found, ~(found < ZERO / 2)
     nll = straight_through(_not_negative(*lax.stop_gradient((nll, log_probs)), live), nll)
     slope = jnp.where(possible, 1.0, 0.0 if zero_infinity else jnp.nan).astype(nll.dtype)
     factor = jnp.where(live, slope[None], 0)[:, :, None]

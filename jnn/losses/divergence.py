@@ -8,8 +8,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ..core import checks
 from ..core.spec import layer
-from .reduction import REDUCTIONS, PlainLoss, broadcast, loss_function, reduced
+from .reduction import REDUCTIONS, Legacy, PlainLoss, loss_function, reduced
 
 Array = jax.Array
 ALLOWED = (*REDUCTIONS, "batchmean")
@@ -22,12 +23,7 @@ def _warn_of_mean(input: Array, target: Array, size_average: Any, reduce: Any, r
 
 @loss_function(allowed=ALLOWED, values=_warn_of_mean)
 def kl_div(
-    input: Array,
-    target: Array,
-    size_average: bool | None = None,
-    reduce: bool | None = None,
-    reduction: str = "mean",
-    log_target: bool = False,
+    input: Array, target: Array, size_average: Legacy = None, reduce: Legacy = None, reduction: str = "mean", log_target: bool = False
 ) -> Array:
     """The Kullback-Leibler divergence ``target (log target - input)`` of log-probabilities ``input`` from ``target``.
 
@@ -40,7 +36,7 @@ def kl_div(
 
     Differs from torch: where a target probability is 0 its gradient is ``-input``, not NaN.
     """
-    x, y = broadcast("kl_div", input=input, target=target)
+    x, y = checks.broadcast("kl_div", input=input, target=target)
     if log_target:
         elements = jnp.exp(y) * (y - x)
     else:

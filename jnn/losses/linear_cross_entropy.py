@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -11,12 +10,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.custom_derivatives import SymbolicZero
 
 from ..core import checks
 from ..core.spec import Layer, buffer, config, layer
+from ..kernels import chunks
 from ..layers.linear import Linear
-from .classification import class_count, class_entropy, require_target
+from .classification import class_count, class_entropy, require_smoothing, require_target
 from .reduction import Loss, constant, loss_function, reduced
 
 Array = jax.Array
@@ -70,14 +69,6 @@ def _chunk_size(options: Any, rows: int, features: int, logits: int) -> int:
     return max(1, min(chunk, rows))
 
 
-class _Shared(NamedTuple):
-    """What all chunks share."""
-
-    matrix: Array
-    bias: Array | None
-    weight: Array | None
-
-
 class _Rows(NamedTuple):
     """What each chunk has its part of, and which of its rows are no padding."""
 
@@ -87,72 +78,19 @@ class _Rows(NamedTuple):
 
 
 class _Form(NamedTuple):
-    """How the loss of a chunk is computed."""
+    """How the elements of a chunk are computed from its rows, and from matrix, bias and class weight."""
 
     classes: tuple[int, ...]
     ignore_index: int
     smoothing: float
 
-    def elements(self, rows: _Rows, shared: _Shared) -> Array:
+    def elements(self, rows: _Rows, shared: tuple[Array, Array | None, Array | None]) -> Array:
+        matrix, bias, weight = shared
         # In this order only the rows are transposed; in the other, XLA:CPU would hold a transposed copy of the matrix.
-        logits = jnp.matmul(shared.matrix, rows.input.T).T
-        if shared.bias is not None:
-            logits = logits + shared.bias[None]
-        logits = logits.reshape(-1, *self.classes)
-        elements = class_entropy(logits, rows.target, shared.weight, self.ignore_index, self.smoothing)
+        logits = jnp.matmul(matrix, rows.input.T).T
+        logits = (logits if bias is None else logits + bias[None]).reshape(-1, *self.classes)
+        elements = class_entropy(logits, rows.target, weight, self.ignore_index, self.smoothing)
         return jnp.where(lax.broadcast_in_dim(rows.real, elements.shape, (0,)), elements, 0)
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _total(form: _Form, rows: _Rows, shared: _Shared) -> Array:
-    """The sum of the elements of all rows, chunk after chunk."""
-
-    def step(total: Array, part: _Rows) -> tuple[Array, None]:
-        return total + jnp.sum(form.elements(part, shared)), None
-
-    return lax.scan(step, jnp.zeros((), shared.matrix.dtype), rows)[0]
-
-
-def _total_jvp(form: _Form, primals: tuple[_Rows, _Shared], tangents: Any) -> tuple[Array, Array]:
-    """The derivatives are taken with the sum, while a chunk's logits are there, so that none is computed twice."""
-    rows, shared = primals
-    moves = [[not isinstance(t, SymbolicZero) for t in jax.tree.leaves(tangent)] for tangent in tangents]
-
-    def merge(tree: Any, which: list[bool], values: list[Array]) -> Any:
-        new = iter(values)
-        leaves, structure = jax.tree.flatten(tree)
-        return jax.tree.unflatten(structure, [next(new) if move else leaf for move, leaf in zip(which, leaves, strict=True)])
-
-    def moving(tree: Any, which: list[bool]) -> list[Any]:
-        return [leaf for move, leaf in zip(which, jax.tree.leaves(tree), strict=True) if move]
-
-    @jax.checkpoint
-    def step(sums: Any, part: _Rows) -> tuple[Any, list[Array]]:
-        def total(of_rows: list[Array], of_shared: list[Array]) -> Array:
-            return jnp.sum(form.elements(merge(part, moves[0], of_rows), merge(shared, moves[1], of_shared)))
-
-        value, (by_rows, by_shared) = jax.value_and_grad(total, (0, 1))(moving(part, moves[0]), moving(shared, moves[1]))
-        return jax.tree.map(jnp.add, sums, (value, by_shared)), by_rows
-
-    start = jnp.zeros((), shared.matrix.dtype), jax.tree.map(jnp.zeros_like, moving(shared, moves[1]))
-    (value, by_shared), by_rows = lax.scan(step, start, rows)
-    slopes = [*by_rows, *by_shared]
-    along = [*moving(tangents[0], moves[0]), *moving(tangents[1], moves[1])]
-    return value, sum((jnp.sum(g * t) for g, t in zip(slopes, along, strict=True)), start=jnp.zeros_like(value))
-
-
-_total.defjvp(_total_jvp, symbolic_zeros=True)
-
-
-def _chunked(rows: tuple[Array, Array], size: int) -> _Rows:
-    """The rows in chunks of ``size``, the last one padded."""
-    n = rows[0].shape[0]
-    chunks = -(-n // size)
-
-    def split(x: Array) -> Array:
-        return jnp.pad(x, [(0, chunks * size - n)] + [(0, 0)] * (x.ndim - 1)).reshape(chunks, size, *x.shape[1:])
-
-    return _Rows(split(rows[0]), split(rows[1]), split(jnp.ones(n, bool)))
 
 
 def _check_target(input: Array, linear_weight: Array, target: Array, *, ignore_index: int | None = None, **_: Any) -> None:
@@ -208,20 +146,18 @@ def linear_cross_entropy(
     ignored = -100 if ignore_index is None else ignore_index
     require_target(who, logits, target, weight, ignored, label_smoothing)
 
-    shared = _Shared(linear_weight.reshape(-1, features), None if linear_bias is None else linear_bias.reshape(-1), weight)
+    shared = linear_weight.reshape(-1, features), None if linear_bias is None else linear_bias.reshape(-1), weight
     form = _Form(tuple(classes), ignored, label_smoothing)
-    rows = (input, target) if input.ndim == 2 else (input[None], target[None])
-    n = rows[0].shape[0]
+    rows = _Rows(*((input, target) if input.ndim == 2 else (input[None], target[None])), jnp.ones(input.shape[:-1] or 1, bool))
+    n = rows.input.shape[0]
     size = _chunk_size(options, n, features, math.prod(classes))
     count = class_count(logits.shape, logits.dtype, target, weight, ignored)
-    if size >= n:
-        elements = form.elements(_Rows(*rows, jnp.ones(n, bool)), shared)
-    elif reduction == "none":
-        elements = lax.map(jax.checkpoint(lambda part: form.elements(part, shared)), _chunked(rows, size))
-        elements = elements.reshape(-1, *elements.shape[2:])[:n]
-    else:
-        total = _total(form, _chunked(rows, size), shared)
+    if size < n and reduction != "none":
+        total = chunks.total(form.elements, _Rows(*(chunks.split(x, size) for x in rows)), shared)
         return total if reduction == "sum" else total / (n * math.prod(classes[1:]) if count is None else count)
+    if size < n:
+        return chunks.elements(form.elements, _Rows(*(chunks.split(x, size) for x in rows)), shared)[:n]
+    elements = form.elements(rows, shared)
     return reduced(elements if input.ndim == 2 else elements[0], reduction, count)
 
 
@@ -266,7 +202,7 @@ class LinearCrossEntropyLoss(Loss):
         weight, smoothing = constant(self, "weight", self.class_weight), self.label_smoothing
         fits = weight is None or weight.shape == (self.num_classes,)
         checks.require(fits, self, "weight must have one element per class", RuntimeError, weight=weight, num_classes=self.num_classes)
-        checks.require(0 <= smoothing <= 1, self, "label_smoothing must be in [0, 1]", RuntimeError, label_smoothing=smoothing)
+        require_smoothing(self, smoothing)
         self._set(out_features=tuple(self.out_features))
 
     def setup(self, key: Array) -> dict[str, Array | None]:
@@ -279,20 +215,11 @@ class LinearCrossEntropyLoss(Loss):
     def compute(self, s: Any, input: Array, target: Array) -> Array:
         # The one place where a layer reads a child's arrays: to call the child would be to hold all logits.
         matrix, bias, classes = s.linear.weight, s.linear.bias, (self.num_classes, *self.out_features)
-        return linear_cross_entropy(
-            input,
-            jnp.reshape(matrix, (*classes, self.in_features)),
-            target,
-            linear_bias=None if bias is None else jnp.reshape(bias, classes),
-            weight=s.weight,
-            reduction=self.reduction,
-            ignore_index=self.ignore_index,
-            label_smoothing=self.label_smoothing,
-            options=self.options,
-        )
+        matrix, bias = jnp.reshape(matrix, (*classes, -1)), None if bias is None else jnp.reshape(bias, classes)
+        config = {name: getattr(self, name) for name in ("reduction", "ignore_index", "label_smoothing", "options")}
+        return linear_cross_entropy(input, matrix, target, linear_bias=bias, weight=s.weight, **config)
 
     def extra_repr(self) -> str:
-        fields = [("in_features", self.in_features), ("num_classes", self.num_classes), ("out_features", self.out_features)]
-        fields += [("bias", self.use_bias), ("reduction", self.reduction), ("ignore_index", self.ignore_index)]
-        fields += [("label_smoothing", self.label_smoothing), ("options", self.options)]
-        return ", ".join(f"{name}={value}" for name, value in fields)
+        names = ["reduction", "ignore_index", "label_smoothing", "options"]
+        head = f"in_features={self.in_features}, num_classes={self.num_classes}, out_features={self.out_features}, bias={self.use_bias}"
+        return ", ".join([head, *(f"{name}={getattr(self, name)}" for name in names)])

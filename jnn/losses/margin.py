@@ -13,39 +13,32 @@ from ..core import checks
 from ..core.spec import Layer, buffer, config, layer
 from ..layers.distance import PairwiseDistance, pairwise_distance
 from .classification import pick
-from .reduction import Loss, PlainLoss, broadcast, constant, hinge, loss_function, reduced
+from .reduction import Legacy, Loss, PlainLoss, constant, hinge, loss_function, reduced
 
 Array = jax.Array
 
 
 @loss_function()
 def hinge_embedding_loss(
-    input: Array,
-    target: Array,
-    margin: float = 1.0,
-    size_average: bool | None = None,
-    reduce: bool | None = None,
-    reduction: str = "mean",
+    input: Array, target: Array, margin: float = 1.0, size_average: Legacy = None, reduce: Legacy = None, reduction: str = "mean"
 ) -> Array:
     """The distance ``input`` where target is 1, ``max(0, margin - input)`` where it is -1, and their sum where it is neither.
 
     Shape: input (*), target the same or broadcastable; output () or (*) for reduction "none".
     """
-    x, y = broadcast("hinge_embedding_loss", input=input, target=target)
+    x, y = checks.broadcast("hinge_embedding_loss", input=input, target=target)
     return reduced(jnp.where(y != 1, hinge(margin - x), 0) + jnp.where(y != -1, x, 0), reduction)
 
 
 @loss_function()
-def soft_margin_loss(
-    input: Array, target: Array, size_average: bool | None = None, reduce: bool | None = None, reduction: str = "mean"
-) -> Array:
+def soft_margin_loss(input: Array, target: Array, size_average: Legacy = None, reduce: Legacy = None, reduction: str = "mean") -> Array:
     """``log(1 + exp(-target input))`` for targets of 1 and -1.
 
     Shape: input (*), target the same or broadcastable; output () or (*) for reduction "none".
 
     Differs from torch: exact for inputs of any size, where torch overflows to infinity with a NaN gradient.
     """
-    x, y = broadcast("soft_margin_loss", input=input, target=target)
+    x, y = checks.broadcast("soft_margin_loss", input=input, target=target)
     return reduced(jax.nn.softplus(-y * x), reduction)
 
 
@@ -55,8 +48,8 @@ def margin_ranking_loss(
     input2: Array,
     target: Array,
     margin: float = 0,
-    size_average: bool | None = None,
-    reduce: bool | None = None,
+    size_average: Legacy = None,
+    reduce: Legacy = None,
     reduction: str = "mean",
 ) -> Array:
     """``max(0, margin - target (input1 - input2))``: input1 shall be the larger where target is 1, the smaller where it is -1.
@@ -68,7 +61,7 @@ def margin_ranking_loss(
     """
     given = {"input1": input1, "input2": input2, "target": target}
     _require_one_rank("margin_ranking_loss", given)
-    a, b, y = broadcast("margin_ranking_loss", **given)
+    a, b, y = checks.broadcast("margin_ranking_loss", **given)
     return reduced(hinge(margin - y * (a - b)), reduction)
 
 
@@ -83,8 +76,8 @@ def cosine_embedding_loss(
     input2: Array,
     target: Array,
     margin: float = 0,
-    size_average: bool | None = None,
-    reduce: bool | None = None,
+    size_average: Legacy = None,
+    reduce: Legacy = None,
     reduction: str = "mean",
 ) -> Array:
     """``1 - cos(input1, input2)`` where target is 1, ``max(0, cos(input1, input2) - margin)`` where it is -1, else 0.
@@ -100,11 +93,11 @@ def cosine_embedding_loss(
     checks.rank(who, target, (0, 1), name="target")
     for name, x in given.items():
         checks.rank(who, x, (target.ndim + 1,), name=name)
-    a, b = broadcast(who, **given)
+    a, b = checks.broadcast(who, **given)
     dtype = jnp.promote_types(jnp.result_type(a, b), np.float32)
     a, b = a.astype(dtype), b.astype(dtype)
     lengths = (jnp.sqrt(jnp.sum(jnp.square(v), -1) + 1e-12) for v in (a, b))
-    cos, y = broadcast(who, inputs=jnp.sum(a * b, -1) / (next(lengths) * next(lengths)), target=target)
+    cos, y = checks.broadcast(who, inputs=jnp.sum(a * b, -1) / (next(lengths) * next(lengths)), target=target)
     return reduced(jnp.where(y == 1, 1 - cos, 0) + jnp.where(y == -1, hinge(cos - margin), 0), reduction)
 
 
@@ -135,8 +128,8 @@ def multi_margin_loss(
     p: int = 1,
     margin: float = 1.0,
     weight: Array | None = None,
-    size_average: bool | None = None,
-    reduce: bool | None = None,
+    size_average: Legacy = None,
+    reduce: Legacy = None,
     reduction: str = "mean",
 ) -> Array:
     """``sum_(j != y) weight[y] max(0, margin - input[y] + input[j])^p / C`` for the right class y.
@@ -179,7 +172,7 @@ def _check_multilabel_margin(input: Array, target: Array, *_: Any) -> None:
 
 @loss_function(values=_check_multilabel_margin)
 def multilabel_margin_loss(
-    input: Array, target: Array, size_average: bool | None = None, reduce: bool | None = None, reduction: str = "mean"
+    input: Array, target: Array, size_average: Legacy = None, reduce: Legacy = None, reduction: str = "mean"
 ) -> Array:
     """``sum_(t, j) max(0, 1 - input[t] + input[j]) / C`` over right classes t and wrong classes j.
 
@@ -219,7 +212,7 @@ def _triplet(
     far = distance(anchor, negative)
     if swap:
         far = jnp.minimum(far, distance(positive, negative))
-    near, far = broadcast(who, positive=distance(anchor, positive), negative=far)
+    near, far = checks.broadcast(who, positive=distance(anchor, positive), negative=far)
     return reduced(hinge(margin + near - far), reduction)
 
 
@@ -232,8 +225,8 @@ def triplet_margin_loss(
     p: float = 2,
     eps: float = 1e-6,
     swap: bool = False,
-    size_average: bool | None = None,
-    reduce: bool | None = None,
+    size_average: Legacy = None,
+    reduce: Legacy = None,
     reduction: str = "mean",
 ) -> Array:
     """``max(0, margin + d(anchor, positive) - d(anchor, negative))`` with ``d(a, b) = ||a - b + eps||_p`` over the last dimension.
@@ -272,18 +265,20 @@ def triplet_margin_with_distance_loss(
         RuntimeError: the numbers of dimensions differ, or the distances do not broadcast.
     """
     arrays = {"anchor": anchor, "positive": positive, "negative": negative}
-    return _triplet(
-        "triplet_margin_with_distance_loss",
-        arrays,
-        pairwise_distance if distance_function is None else distance_function,
-        margin,
-        swap,
-        reduction,
-    )
+    distance = pairwise_distance if distance_function is None else distance_function
+    return _triplet("triplet_margin_with_distance_loss", arrays, distance, margin, swap, reduction)
 
 
 @layer
-class HingeEmbeddingLoss(Loss):
+class _MarginLoss(Loss):
+    margin: float = 0.0
+    size_average: Legacy = None
+    reduce: Legacy = None
+    reduction: str = "mean"
+
+
+@layer
+class HingeEmbeddingLoss(_MarginLoss):
     """The distance x where the target is 1 and ``max(0, margin - x)`` where it is -1.
 
     Shape: input (*), target (*); output (), or (*) for reduction "none".
@@ -295,9 +290,6 @@ class HingeEmbeddingLoss(Loss):
     """
 
     margin: float = 1.0
-    size_average: bool | None = None
-    reduce: bool | None = None
-    reduction: str = "mean"
 
     def compute(self, s: Any, input: Array, target: Array) -> Array:
         return hinge_embedding_loss(input, target, self.margin, reduction=self.reduction)
@@ -319,7 +311,7 @@ class SoftMarginLoss(PlainLoss):
 
 
 @layer
-class MarginRankingLoss(Loss):
+class MarginRankingLoss(_MarginLoss):
     """``max(0, margin - y (x1 - x2))``: x1 shall be the larger where y is 1, the smaller where it is -1.
 
     Shape: input1, input2 and target (N) or (); output (), or (N) for reduction "none".
@@ -330,17 +322,12 @@ class MarginRankingLoss(Loss):
         reduction: "mean", "sum" or "none".
     """
 
-    margin: float = 0.0
-    size_average: bool | None = None
-    reduce: bool | None = None
-    reduction: str = "mean"
-
     def compute(self, s: Any, input1: Array, input2: Array, target: Array) -> Array:
         return margin_ranking_loss(input1, input2, target, self.margin, reduction=self.reduction)
 
 
 @layer
-class CosineEmbeddingLoss(Loss):
+class CosineEmbeddingLoss(_MarginLoss):
     """``1 - cos(x1, x2)`` where the target is 1, ``max(0, cos(x1, x2) - margin)`` where it is -1.
 
     Shape: input1 and input2 (N, D) and target (N), or (D) and (); output (), or the shape of target for reduction "none".
@@ -350,11 +337,6 @@ class CosineEmbeddingLoss(Loss):
         size_average, reduce: deprecated; they override ``reduction``.
         reduction: "mean", "sum" or "none".
     """
-
-    margin: float = 0.0
-    size_average: bool | None = None
-    reduce: bool | None = None
-    reduction: str = "mean"
 
     def compute(self, s: Any, input1: Array, input2: Array, target: Array) -> Array:
         return cosine_embedding_loss(input1, input2, target, self.margin, reduction=self.reduction)
@@ -379,8 +361,8 @@ class MultiMarginLoss(Loss):
     p: int = 1
     margin: float = 1.0
     class_weight: Any = config(default=None, alias="weight")
-    size_average: bool | None = None
-    reduce: bool | None = None
+    size_average: Legacy = None
+    reduce: Legacy = None
     reduction: str = "mean"
     weight: Array | None = buffer()
 
@@ -431,8 +413,8 @@ class TripletMarginLoss(Loss):
     p: float = 2.0
     eps: float = 1e-6
     swap: bool = False
-    size_average: bool | None = None
-    reduce: bool | None = None
+    size_average: Legacy = None
+    reduce: Legacy = None
     reduction: str = "mean"
 
     def validate(self) -> None:

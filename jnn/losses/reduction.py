@@ -6,17 +6,20 @@ import functools
 import inspect
 import warnings
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from ..core import checks
+from ..core import checks, dtypes
 from ..core.function import function
 from ..core.spec import Constant, Layer, layer
 
 Array = jax.Array
+P = ParamSpec("P")
+R = TypeVar("R")
+# What the deprecated size_average and reduce may be.
+Legacy = bool | None
 REDUCTIONS = ("none", "mean", "sum")
 
 
@@ -24,7 +27,7 @@ def _name(who: object) -> str:
     return who if isinstance(who, str) else type(who).__name__
 
 
-def resolve(who: object, reduction: str, size_average: bool | None, reduce: bool | None, allowed: tuple[str, ...], stacklevel: int) -> str:
+def resolve(who: object, reduction: str, size_average: Legacy, reduce: Legacy, allowed: tuple[str, ...], stacklevel: int) -> str:
     """The reduction that the arguments ask for; the deprecated ``size_average`` and ``reduce`` win where they are given.
 
     Raises:
@@ -51,18 +54,18 @@ def reduced(elements: Array, reduction: str, count: Array | float | None = None)
 
 def loss_function(
     *, values: Callable[..., None] | None = None, allowed: tuple[str, ...] = REDUCTIONS, jit: bool = True
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Make a function a public loss: :func:`core.function.function`, and what all losses do first.
 
     The body sees one decoded ``reduction``, and bfloat16 and float16 arrays as float32; its result is cast back.
     """
 
-    def decorate(fn: Callable[..., Any]) -> Callable[..., Any]:
+    def decorate(fn: Callable[P, R]) -> Callable[P, R]:
         signature = inspect.signature(fn)
-        run = function(jit=jit, values=values)(in_float32(fn) if jit else fn)
+        run = function(jit=jit, values=values)(dtypes.in_float32(fn) if jit else fn)
 
         @functools.wraps(fn)
-        def call(*args: Any, **kwargs: Any) -> Any:
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
             bound = signature.bind(*args, **kwargs)
             bound.apply_defaults()
             given = bound.arguments
@@ -74,48 +77,6 @@ def loss_function(
         return call
 
     return decorate
-
-
-def in_float32(fn: Callable[..., Array]) -> Callable[..., Array]:
-    """``fn`` with half arrays widened, and its result in the dtype they promote to."""
-
-    def is_float(x: Any) -> bool:
-        return isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jnp.floating)
-
-    @functools.wraps(fn)
-    def call(*args: Any, **kwargs: Any) -> Array:
-        floats = [x.dtype for x in (*args, *kwargs.values()) if is_float(x)]
-        if not floats or (dtype := jnp.result_type(*floats)).itemsize > 2:
-            return fn(*args, **kwargs)
-        args = tuple(x.astype(np.float32) if is_float(x) else x for x in args)
-        return fn(*args, **{k: x.astype(np.float32) if is_float(x) else x for k, x in kwargs.items()}).astype(dtype)
-
-    return call
-
-
-def broadcast(who: str, **arrays: Array | None) -> list[Any]:
-    """The arrays broadcast to one shape; ``None`` stays ``None``.
-
-    Raises:
-        RuntimeError: there is no such shape.
-    """
-    shapes = {name: x.shape for name, x in arrays.items() if x is not None}
-    try:
-        shape = jnp.broadcast_shapes(*shapes.values())
-    except ValueError:
-        checks.fail(who, f"{', '.join(shapes)} must broadcast to one shape", RuntimeError, **shapes)
-    return [None if x is None else jnp.broadcast_to(x, shape) for x in arrays.values()]
-
-
-def expand(who: str, name: str, x: Array, shape: tuple[int, ...]) -> Array:
-    """``x`` broadcast to ``shape``.
-
-    Raises:
-        RuntimeError: it does not broadcast to it.
-    """
-    fits = x.ndim <= len(shape) and all(m in (1, n) for m, n in zip(x.shape[::-1], shape[::-1], strict=False))
-    checks.require(fits, who, f"{name} must broadcast to {shape}", RuntimeError, **{name: x})
-    return jnp.broadcast_to(x, shape)
 
 
 def hinge(x: Array) -> Array:
@@ -147,8 +108,8 @@ class Loss(Layer):
 class PlainLoss(Loss):
     """Base of the losses whose arguments are the reduction alone, or begin with it."""
 
-    size_average: bool | None = None
-    reduce: bool | None = None
+    size_average: Legacy = None
+    reduce: Legacy = None
     reduction: str = "mean"
 
 

@@ -12,7 +12,7 @@ from jax import lax
 from ..core import checks
 from ..core.derivatives import straight_through
 from ..core.spec import layer
-from .reduction import Loss, PlainLoss, broadcast, expand, loss_function, reduced, warn_of_shapes
+from .reduction import Legacy, Loss, PlainLoss, loss_function, reduced, warn_of_shapes
 
 Array = jax.Array
 
@@ -34,12 +34,7 @@ def _weighted(who: str, elements: Array, weight: Array | None, input: Array) -> 
 
 @loss_function(values=warn_of_shapes)
 def l1_loss(
-    input: Array,
-    target: Array,
-    size_average: bool | None = None,
-    reduce: bool | None = None,
-    reduction: str = "mean",
-    weight: Array | None = None,
+    input: Array, target: Array, size_average: Legacy = None, reduce: Legacy = None, reduction: str = "mean", weight: Array | None = None
 ) -> Array:
     """The absolute error ``|input - target|``, each element times ``weight`` where one is given.
 
@@ -51,18 +46,13 @@ def l1_loss(
         ValueError: weight has another shape than input.
         RuntimeError: input and target do not broadcast.
     """
-    x, y = broadcast("l1_loss", input=input, target=target)
+    x, y = checks.broadcast("l1_loss", input=input, target=target)
     return reduced(_weighted("l1_loss", _distance(x, y), weight, input), reduction, None if weight is None else jnp.sum(weight))
 
 
 @loss_function(values=warn_of_shapes)
 def mse_loss(
-    input: Array,
-    target: Array,
-    size_average: bool | None = None,
-    reduce: bool | None = None,
-    reduction: str = "mean",
-    weight: Array | None = None,
+    input: Array, target: Array, size_average: Legacy = None, reduce: Legacy = None, reduction: str = "mean", weight: Array | None = None
 ) -> Array:
     """The squared error ``(input - target)^2``, each element times ``weight`` where one is given.
 
@@ -74,7 +64,7 @@ def mse_loss(
         ValueError: weight has another shape than input.
         RuntimeError: input and target do not broadcast.
     """
-    x, y = broadcast("mse_loss", input=input, target=target)
+    x, y = checks.broadcast("mse_loss", input=input, target=target)
     return reduced(_weighted("mse_loss", jnp.square(x - y), weight, input), reduction, None if weight is None else jnp.sum(weight))
 
 
@@ -87,12 +77,7 @@ def _huber(distance: Array, delta: float) -> Array:
 
 @loss_function(values=warn_of_shapes)
 def smooth_l1_loss(
-    input: Array,
-    target: Array,
-    size_average: bool | None = None,
-    reduce: bool | None = None,
-    reduction: str = "mean",
-    beta: float = 1.0,
+    input: Array, target: Array, size_average: Legacy = None, reduce: Legacy = None, reduction: str = "mean", beta: float = 1.0
 ) -> Array:
     """``d^2 / (2 beta)`` where ``d = |input - target|`` is below ``beta``, else ``d - beta / 2``; for ``beta`` 0, d itself.
 
@@ -102,7 +87,7 @@ def smooth_l1_loss(
         RuntimeError: beta is negative, or input and target do not broadcast.
     """
     checks.require(beta >= 0, "smooth_l1_loss", "beta must not be negative", RuntimeError, beta=beta)
-    x, y = broadcast("smooth_l1_loss", input=input, target=target)
+    x, y = checks.broadcast("smooth_l1_loss", input=input, target=target)
     distance = _distance(x, y)
     return reduced(_huber(distance, beta) / beta if beta else distance, reduction)
 
@@ -118,7 +103,7 @@ def huber_loss(input: Array, target: Array, reduction: str = "mean", delta: floa
         ValueError: weight has another shape than input.
     """
     checks.require(delta > 0, "huber_loss", "delta must be positive", RuntimeError, delta=delta)
-    x, y = broadcast("huber_loss", input=input, target=target)
+    x, y = checks.broadcast("huber_loss", input=input, target=target)
     return reduced(_weighted("huber_loss", _huber(_distance(x, y), delta), weight, input), reduction)
 
 
@@ -128,9 +113,9 @@ def poisson_nll_loss(
     target: Array,
     log_input: bool = True,
     full: bool = False,
-    size_average: bool | None = None,
+    size_average: Legacy = None,
     eps: float = 1e-8,
-    reduce: bool | None = None,
+    reduce: Legacy = None,
     reduction: str = "mean",
 ) -> Array:
     """The negative log-likelihood of counts under Poisson(exp(input)), or Poisson(input) without ``log_input``.
@@ -140,7 +125,7 @@ def poisson_nll_loss(
 
     Shape: input (*), target the same or broadcastable; output () or (*) for reduction "none".
     """
-    x, y = broadcast("poisson_nll_loss", input=input, target=target)
+    x, y = checks.broadcast("poisson_nll_loss", input=input, target=target)
     elements = jnp.exp(x) - y * x if log_input else x - y * jnp.log(x + eps)
     if full:
         large = y > 1
@@ -169,13 +154,13 @@ def gaussian_nll_loss(
         ValueError: var has another shape, or a known var is negative. A traced one gives NaN.
         RuntimeError: input and target do not broadcast.
     """
-    x, y = broadcast("gaussian_nll_loss", input=input, target=target)
+    x, y = checks.broadcast("gaussian_nll_loss", input=input, target=target)
     var = jnp.asarray(var, None if isinstance(var, jax.Array) else input.dtype)
     if var.ndim and var.shape == input.shape[:-1]:
         var = var[..., None]
     fits = var.ndim == input.ndim and sum(v for n, v in zip(input.shape, var.shape) if n != v) <= 1
     checks.require(var.ndim == 0 or fits, "gaussian_nll_loss", "var must have the shape of input", input=input, var=var)
-    var = expand("gaussian_nll_loss", "var", jnp.where(var < 0, jnp.nan, var), x.shape)
+    var = checks.expand("gaussian_nll_loss", "var", jnp.where(var < 0, jnp.nan, var), x.shape)
     var = straight_through(jnp.maximum(var, eps), var)
     elements = 0.5 * (jnp.log(var) + jnp.square(x - y) / var)
     return reduced(elements + 0.5 * math.log(2 * math.pi) if full else elements, reduction)
@@ -271,9 +256,9 @@ class PoissonNLLLoss(Loss):
 
     log_input: bool = True
     full: bool = False
-    size_average: bool | None = None
+    size_average: Legacy = None
     eps: float = 1e-8
-    reduce: bool | None = None
+    reduce: Legacy = None
     reduction: str = "mean"
 
     def compute(self, s: Any, log_input: Array, target: Array) -> Array:
