@@ -93,7 +93,8 @@ class Wanted:
 
     def __init__(self, nest: Any) -> None:
         self.nest = nest
-        self.tensors = [x for x in _flat(nest) if isinstance(x, torch.Tensor) and x.requires_grad]
+        # Each once: torch has cases whose input and target are one tensor.
+        self.tensors = [*{id(x): x for x in _flat(nest) if isinstance(x, torch.Tensor) and x.requires_grad}.values()]
 
     def rebuild(self, values: list[Any]) -> Any:
         found = {id(t): v for t, v in zip(self.tensors, values, strict=True)}
