@@ -206,3 +206,15 @@ def test_ensembles_by_vmap():
     np.testing.assert_allclose(outs, np.stack([m(x) for m in models]), rtol=1e-6)
     with pytest.raises(RuntimeError, match="one class"):
         nn.func.stack_module_state([nn.Linear(2, 2), nn.Identity()])
+
+
+def test_a_pure_layer_cannot_be_changed():
+    layer = L.Linear(3, 4)
+    with pytest.raises(AttributeError, match="Linear: a pure layer cannot be changed; construct another, got name='in_features'"):
+        layer.in_features = 5
+    with pytest.raises(AttributeError, match="cannot be changed"):
+        del layer.in_features
+    assert layer == L.Linear(3, 4)
+    assert layer != L.Linear(3, 4, bias=False)
+    assert layer != nn.Linear(3, 4)
+    assert len({layer, L.Linear(3, 4), L.Identity()}) == 2

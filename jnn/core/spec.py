@@ -100,11 +100,13 @@ def _hashable(value: Any) -> Any:
 
 @dataclass_transform(eq_default=False, field_specifiers=(config, param, buffer))
 def layer(cls: type[T]) -> type[T]:
-    """Make a class of annotated fields a layer: a frozen dataclass with torch's constructor signature."""
-    cls = dataclasses.dataclass(frozen=True, init=False, repr=False)(cls)
+    """Make a class of annotated fields a layer: a dataclass with torch's constructor signature."""
+    # What makes it immutable and comparable is written once, in Layer: generating it for each class takes most of the import.
+    cls = dataclasses.dataclass(init=False, repr=False, eq=False)(cls)
     if "__init__" not in vars(cls):
         cls.__init__ = _constructor(cls)  # type: ignore[misc]
     states = {f.name: f.metadata for f in dataclasses.fields(cls) if not f.init}  # type: ignore[arg-type]
+    cls._config_names = tuple(f.name for f in dataclasses.fields(cls) if f.init)  # type: ignore[arg-type,attr-defined]
     cls._state_names = frozenset(states)  # type: ignore[attr-defined]
     cls._buffer_names = frozenset(n for n, m in states.items() if m["state"] == "buffer")  # type: ignore[attr-defined]
     cls._transient_names = frozenset(n for n, m in states.items() if not m.get("persistent", True))  # type: ignore[attr-defined]
@@ -120,6 +122,7 @@ class Layer:
     ``setup`` (initial state), ``parts`` (children), ``compute`` (the mathematics) and ``extra_repr``.
     """
 
+    _config_names: ClassVar[tuple[str, ...]] = ()
     _state_names: ClassVar[frozenset[str]] = frozenset()
     _buffer_names: ClassVar[frozenset[str]] = frozenset()
     _transient_names: ClassVar[frozenset[str]] = frozenset()
@@ -212,6 +215,21 @@ class Layer:
         if type(self).redrawn is not Layer.redrawn:
             params = tree.unflatten(self.redrawn(rng.fold(start.key, path), tree.flatten(params)))
         return params, buffers
+
+    def _config(self) -> tuple[Any, ...]:
+        return tuple(vars(self).get(name) for name in self._config_names)
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and self._config() == other._config()  # type: ignore[attr-defined]
+
+    def __hash__(self) -> int:
+        return hash((type(self), self._config()))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        checks.fail(self, "a pure layer cannot be changed; construct another", AttributeError, name=name)
+
+    def __delattr__(self, name: str) -> None:
+        checks.fail(self, "a pure layer cannot be changed; construct another", AttributeError, name=name)
 
     def _configured(self) -> None:
         """Called last in construction; the stateful twin makes its parameters here."""
