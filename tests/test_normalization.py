@@ -1,13 +1,11 @@
 """Normalisation: what the table does not say."""
 
-import warnings
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from jax.sharding import PartitionSpec as P
 
 import jnn
 from jnn import functional as F
@@ -156,72 +154,3 @@ def test_normalize_of_zeros_has_a_gradient(p):
     (torch.nn.functional.normalize(theirs, p) ** 2).sum().backward()
     grad = jax.grad(lambda x: jnp.sum(F.normalize(x, p) ** 2))(jnp.asarray(x))
     np.testing.assert_allclose(grad, theirs.grad.numpy(), rtol=1e-6, atol=1e-9)
-
-
-class TestSyncBatchNorm:
-    """Shards of one batch must give what ``BatchNorm`` gives for the whole."""
-
-    layer = L.SyncBatchNorm(3, momentum=None, process_group="batch")
-
-    @pytest.fixture
-    def case(self, rng, key):
-        x = jnp.asarray(5 + rng.standard_normal((4, 2, 3, 5)))
-        weight = {"weight": jnp.asarray(rng.standard_normal(3)), "bias": jnp.asarray(rng.standard_normal(3))}
-        buffers = jax.tree.map(lambda b: b.astype(float) if b.ndim else b, self.layer.init(key)[1])
-        whole = x.reshape(8, 3, 5)
-        y, new = L.BatchNorm1d(3, momentum=None).apply(weight, buffers, whole, train=True)
-
-        def loss(x):
-            return jnp.sum(jnp.sin(L.BatchNorm1d(3).apply(weight, buffers, x, train=True)[0]))
-
-        return x, weight, buffers, y.reshape(x.shape), jax.grad(loss)(whole).reshape(x.shape), new
-
-    def check(self, case, map_shards):
-        x, params, buffers, expected, grad, new_buffers = case
-        run = map_shards(lambda x: self.layer.apply(params, buffers, x, train=True))
-        y, new = run(x)
-        np.testing.assert_allclose(y, expected, rtol=1e-10)
-        for name, value in new_buffers.items():
-            for shard in np.asarray(new[name]):
-                np.testing.assert_allclose(shard, value, rtol=1e-12)
-        np.testing.assert_allclose(jax.grad(lambda x: jnp.sum(jnp.sin(run(x)[0])))(x), grad, rtol=1e-8, atol=1e-12)
-
-    def test_vmap(self, case):
-        self.check(case, lambda f: jax.vmap(f, axis_name="batch"))
-
-    def test_pmap(self, case):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
-            self.check(case, lambda f: jax.pmap(f, axis_name="batch"))
-
-    @pytest.mark.parametrize("check_vma", [True, False])
-    def test_shard_map(self, case, check_vma):
-        mesh = jax.make_mesh((4,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
-
-        def run(f):
-            def one(x):
-                y, new = f(x[0])
-                return y[None], jax.tree.map(lambda b: b[None], new)
-
-            specs = P("batch"), P("batch") if not check_vma else P()
-            return jax.jit(jax.shard_map(one, mesh=mesh, in_specs=P("batch"), out_specs=specs, check_vma=check_vma))
-
-        self.check(case, run)
-
-    def test_gradients_inside_the_mapped_function_are_those_of_the_summed_loss(self, case):
-        x, params, buffers, _, grad, _ = case
-
-        def one(x):
-            return jax.grad(lambda x: jnp.sum(jnp.sin(self.layer.apply(params, buffers, x, train=True)[0])))(x)
-
-        np.testing.assert_allclose(jax.vmap(one, axis_name="batch")(x), grad, rtol=1e-8, atol=1e-12)
-
-    def test_one_value_on_each_shard_is_enough(self, case):
-        _, params, buffers, *_ = case
-        y, _ = jax.vmap(lambda x: self.layer.apply(params, buffers, x, train=True), axis_name="batch")(jnp.arange(12.0).reshape(4, 1, 3))
-        assert np.isfinite(y).all()
-
-    def test_evaluation_needs_no_axis(self, case):
-        x, params, buffers, *_ = case
-        y, _ = self.layer.apply(params, buffers, x[0])
-        np.testing.assert_allclose(y, F.batch_norm(x[0], buffers["running_mean"], buffers["running_var"], **params))

@@ -13,7 +13,8 @@ from jax import lax
 from ..core import checks, dtypes
 from ..core.function import function
 from ..core.spec import Layer, buffer, config, layer, param
-from .normalization import affine, check_affine, moments, ones_and_zeros
+from ..core.spread import Shards, find_shards, parse_group
+from .normalization import affine, check_affine, moments, ones_and_zeros, shared_moments
 
 Array = jax.Array
 
@@ -25,16 +26,32 @@ def _per_channel(x: Array) -> tuple[int, ...]:
 
 @function
 def _by_input(
-    who: str, input: Array, weight: Array | None, bias: Array | None, eps: float, axes: tuple[int, ...], axis_name: Any = None
+    who: str, input: Array, weight: Array | None, bias: Array | None, eps: float, axes: tuple[int, ...], shards: Shards | None = None
 ) -> tuple[Array, Array, Array]:
-    """``input`` normalised by its own statistics over ``axes``; their mean over the batch, the variance unbiased."""
+    """``input`` normalised by its own statistics over ``axes``; their mean over the batch, the variance unbiased.
+
+    With ``shards``, the statistics are those of all of them; of several parts in one input, those of the first are returned.
+    """
     check_affine(who, input, input.shape[1:2], weight=weight, bias=bias)
-    count = math.prod(input.shape[a] for a in axes) * (1 if axis_name is None else lax.axis_size(axis_name))
-    checks.require(count != 1, who, "statistics need more than one value per channel", ValueError, **{"input.shape": input.shape})
-    center, variance, deviation = moments(input.astype(dtypes.accumulator(input.dtype)), axes, axis_name)
-    output = affine(deviation * lax.rsqrt(variance + eps), _per_channel(input), weight, bias, input.dtype)
+    parts = 1 if shards is None else shards.parts
+    if input.shape[0] % parts:
+        checks.fail(who, "groups need a batch that their number of shards divides", RuntimeError, shards=parts, input=input)
+    count: Any = math.prod(input.shape[a] for a in axes) // parts
+    values = count if shards is None else count * shards.least
+    checks.require(values != 1, who, "statistics need more than one value per channel", ValueError, **{"input.shape": input.shape})
+    x = input.astype(dtypes.accumulator(input.dtype))
+    if shards is None:
+        center, variance, deviation = moments(x, axes)
+        scaled = deviation * lax.rsqrt(variance + eps)
+    else:
+        split = x.reshape(parts, x.shape[0] // parts, *x.shape[1:])
+        center, variance, deviation = shared_moments(split, tuple(a + 1 for a in axes), shards)
+        scaled = (deviation * lax.rsqrt(variance + eps)).reshape(x.shape)
+        center, variance, count = center[0], variance[0], count * shards.count
+    output = affine(scaled, _per_channel(input), weight, bias, input.dtype)
     rest = (0, *range(2, input.ndim))
-    return output, jnp.mean(center, rest), jnp.mean(variance, rest) * (count / max(count - 1, 1))
+    unbiased = count / (max(count - 1, 1) if isinstance(count, int) else jnp.maximum(count - 1, 1).astype(variance.dtype))
+    return output, jnp.mean(center, rest), jnp.mean(variance, rest) * unbiased
 
 
 def _by_running(
@@ -184,12 +201,14 @@ class _ChannelNorm(Layer):
 
 
 @layer
-class _BatchNorm(_ChannelNorm):
+class AnyBatchNorm(_ChannelNorm):
+    """What batch and synchronised batch normalisation share."""
+
     def _check_input(self, input: Array) -> None:
         raise NotImplementedError
 
-    def _axis_name(self) -> Any:
-        """The mapped axes over which the batch is spread."""
+    def _shards(self) -> Shards | None:
+        """The shards of the batch whose statistics are taken together; None where there is but one."""
         return None
 
     def compute(self, s: Any, input: Array) -> Array:
@@ -199,8 +218,8 @@ class _BatchNorm(_ChannelNorm):
             return batch_norm(input, s.running_mean, s.running_var, s.weight, s.bias, False, 0.0, self.eps)
         who, axes = type(self).__name__, (0, *range(2, input.ndim))
         _check_eps(who, self.eps, training=True)
-        axis_name = self._axis_name() if s.training else None
-        output, center, variance = _by_input(who, input, s.weight, s.bias, self.eps, axes, axis_name)
+        shards = self._shards() if s.training else None
+        output, center, variance = _by_input(who, input, s.weight, s.bias, self.eps, axes, shards)
         if s.training and self.track_running_stats and input.size:
             self._track(s, center, variance, momentum)
         return output
@@ -215,7 +234,7 @@ class _BatchNorm(_ChannelNorm):
 
 
 @layer
-class _BatchNormNd(_BatchNorm):
+class _BatchNormNd(AnyBatchNorm):
     device: Any = None
     dtype: Any = None
     use_bias: bool = config(default=True, alias="bias")
@@ -274,23 +293,30 @@ class BatchNorm3d(_BatchNormNd):
 
 
 @layer
-class SyncBatchNorm(_BatchNorm):
-    """:class:`BatchNorm1d` over a batch that is spread over mapped axes, as under ``pmap``, ``vmap`` or ``shard_map``.
+class SyncBatchNorm(AnyBatchNorm):
+    """:class:`BatchNorm1d` of any rank over a batch that is spread over devices.
 
     In training the statistics are those of all shards together: the mean of their means, then the mean of the squared
-    deviations from it. So are the gradients, and the running statistics, which are equal on all shards.
+    deviations from it. So are the gradients, and the running statistics, which are equal on all shards of a group.
+
+    Under ``pmap``, ``vmap`` and ``shard_map`` a shard is what each device is given, along mapped axes. In a program that sees
+    the whole batch, as under plain ``jit``, the batch has its statistics already; there a group is one of parts of the batch,
+    one after the other, along axes of the mesh of ``jax.set_mesh``, and the running statistics are those of the first part.
 
     Shape: input (N, C, *), output the same.
 
     Args:
-        process_group: the name of the mapped axis that the batch is spread over, or a tuple of names. None: the batch is
-            not spread, and the layer is a batch normalisation of any rank.
+        process_group: the name of the axis that the batch is spread over, a tuple of names, or a pair of either and groups of
+            indices along it: ``("batch", [[0, 1], [2, 3]])`` takes the statistics of each two shards together. None: the
+            axes that ``jnn.parallel`` spreads the batch over; elsewhere the layer is a batch normalisation.
 
     Raises:
-        ValueError: the input has fewer than two dimensions, or no channels, or one value per channel over all shards in training.
-        RuntimeError: in training, no mapped axis is called ``process_group``.
+        ValueError: the groups do not hold each index once; the input has fewer than two dimensions, or no channels, or one
+            value per channel over all shards in training.
+        RuntimeError: in training, there is no axis of that name, its size is not that of the groups, or the groups' parts
+            do not divide the batch.
 
-    Differs from torch: the group is an axis name, and there is no default one.
+    Differs from torch: the group is an axis name; a mean far from 0 costs no precision.
     """
 
     process_group: Any = None
@@ -298,23 +324,18 @@ class SyncBatchNorm(_BatchNorm):
     dtype: Any = None
     use_bias: bool = config(default=True, alias="bias")
 
+    def validate(self) -> None:
+        super().validate()
+        groups = parse_group(self, self.process_group)[1]
+        if groups is not None:
+            self._set(process_group=(self.process_group[0], groups))
+
     def _check_input(self, input: Array) -> None:
         checks.require(input.ndim >= 2, self, "input must have at least two dimensions", ValueError, input=input)
         checks.require(input.shape[1] > 0, self, "input must have channels", ValueError, input=input)
 
-    def _axis_name(self) -> Any:
-        if self.process_group is None:
-            return None
-        try:
-            lax.axis_size(self.process_group)
-        except NameError:
-            checks.fail(
-                self,
-                "process_group must name mapped axes; call it under jax.pmap, jax.vmap or jax.shard_map with that axis_name",
-                RuntimeError,
-                process_group=self.process_group,
-            )
-        return self.process_group
+    def _shards(self) -> Shards:
+        return find_shards(self, self.process_group)
 
 
 @layer

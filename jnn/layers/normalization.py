@@ -14,6 +14,7 @@ from jax import lax
 from ..core import checks, dtypes
 from ..core.function import function
 from ..core.spec import Layer, config, layer, param
+from ..core.spread import Shards
 from ..kernels.reductions import mean
 from .distance import vector_norm
 
@@ -21,16 +22,23 @@ Array = jax.Array
 Shape = tuple[int, ...]
 
 
-def moments(x: Array, axes: Shape, axis_name: Any = None) -> tuple[Array, Array, Array]:
-    """Mean and biased variance over ``axes``, which stay as ones, and the deviations from the mean: two passes.
-
-    With ``axis_name``, also over mapped axes.
-    """
+def moments(x: Array, axes: Shape) -> tuple[Array, Array, Array]:
+    """Mean and biased variance over ``axes``, which stay as ones, and the deviations from the mean: two passes."""
     center = mean(x, axes)
-    center = center if axis_name is None else lax.pmean(center, axis_name)
     deviation = x - center
-    variance = mean(jnp.square(deviation), axes)
-    return center, variance if axis_name is None else lax.pmean(variance, axis_name), deviation
+    return center, mean(jnp.square(deviation), axes), deviation
+
+
+def shared_moments(x: Array, axes: Shape, shards: Shards) -> tuple[Array, Array, Array]:
+    """:func:`moments` over shards of ``x`` too; what is shared is the mean, then the mean of squared deviations.
+
+    The mean is rounded to the precision of ``x``, which of values far from 0 is less than that of their deviations: what
+    these lack to a mean of 0 is taken off them.
+    """
+    center = shards.mean(mean(x, axes))
+    deviation = x - center
+    rest, square = jnp.moveaxis(shards.mean(jnp.stack([mean(deviation, axes), mean(jnp.square(deviation), axes)], -1)), -1, 0)
+    return center + rest, square - jnp.square(rest), deviation - rest
 
 
 def affine(x: Array, shape: Shape, weight: Array | None, bias: Array | None, dtype: Any) -> Array:

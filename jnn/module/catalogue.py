@@ -6,7 +6,7 @@ from .. import layers, losses
 from .adaptive_softmax import AdaptiveLogSoftmaxWithLoss as AdaptiveLogSoftmaxWithLoss
 from .lazy import LazyLayer
 from .module import Module
-from .normalization import RunningStatistics
+from .normalization import RunningStatistics, SynchronizedStatistics
 from .recurrent import RNNBase, RNNCellBase
 
 # linear
@@ -120,7 +120,7 @@ class BatchNorm2d(layers.BatchNorm2d, RunningStatistics): ...
 class BatchNorm3d(layers.BatchNorm3d, RunningStatistics): ...
 
 
-class SyncBatchNorm(layers.SyncBatchNorm, RunningStatistics): ...
+class SyncBatchNorm(layers.SyncBatchNorm, SynchronizedStatistics): ...
 
 
 class InstanceNorm1d(layers.InstanceNorm1d, RunningStatistics): ...
