@@ -1,0 +1,4 @@
+"""Checkpoints and interchange: torch's files and safetensors without torch, training state, exported programs."""
+
+from .errors import CheckpointError as CheckpointError
+from .reading import load as load
