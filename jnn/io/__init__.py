@@ -2,3 +2,4 @@
 
 from .errors import CheckpointError as CheckpointError
 from .reading import load as load
+from .writing import save as save
