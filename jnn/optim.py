@@ -119,18 +119,22 @@ class Optimizer:
         state = jax.tree_util.tree_map_with_path(lambda path, after, before: jnp.array(before) if own(path) else after, state, self._state)
         return {n: new[n] if n in given else jnp.array(old[n]) for n in old}, state
 
-    def compile_step(self, loss: Loss) -> Callable[..., Any]:
-        """One donated step of ``loss`` and this optimizer, over the tuples of arrays that ``run_step`` passes."""
+    def step_function(self, gradient: Callable[..., Any]) -> Callable[..., Any]:
+        """One step with what ``gradient`` gives, over the tuples of arrays that ``run_step`` passes."""
         names = self._names
         assert names is not None
 
         def step(params: tuple[Any, ...], held: tuple[Any, ...], state: Any, seed: Any, arrays: tuple[Any, ...]) -> Any:
-            (value, (aux, written)), grads = jax.value_and_grad(loss, has_aux=True)(params, held, seed, arrays)
+            (value, (aux, written)), grads = gradient(params, held, seed, arrays)
             named = dict(zip(names, params, strict=True))
             new, state = self._update(dict(zip(names, grads, strict=True)), named, state)
             return tuple(new[n] for n in names), state, written, value, aux
 
-        return jax.jit(step, donate_argnums=(0, 2))
+        return step
+
+    def compile_step(self, loss: Loss) -> Callable[..., Any]:
+        """One donated step of ``loss`` and this optimizer."""
+        return jax.jit(self.step_function(jax.value_and_grad(loss, has_aux=True)), donate_argnums=(0, 2))
 
     def run_step(self, run: Callable[..., Any], seed: Any, arrays: tuple[Any, ...]) -> tuple[Any, Any]:
         """Run a compiled step and write back what it returns; gives ``(loss, aux)``."""

@@ -45,6 +45,11 @@ def over(spread: Spread) -> Iterator[None]:
         _running.reset(token)
 
 
+def running() -> Spread | None:
+    """That of the running call."""
+    return _running.get()
+
+
 @dataclasses.dataclass(frozen=True)
 class Shards:
     """The shards of a batch whose statistics are taken together with those of the one at hand: it alone."""
@@ -175,12 +180,12 @@ def find_shards(who: object, group: Any) -> Shards:
             do not fit them.
     """
     axes, groups = parse_group(who, group)
-    running = _running.get()
+    found = running()
     if axes is None:
-        return _Mapped(running.axes) if running is not None and running.mapped else WHOLE
+        return _Mapped(found.axes) if found is not None and found.mapped else WHOLE
     size = _mapped_size(axes)
     if size is None:
-        return _find_parts(who, group, axes, groups, running)
+        return _find_parts(who, group, axes, groups, found)
     _require_fit(who, groups, size)
     return _Mapped(axes) if groups is None else _MappedGroups(axes, groups)
 
@@ -198,12 +203,12 @@ def _require_fit(who: object, groups: tuple[tuple[int, ...], ...] | None, size: 
 
 
 def _find_parts(
-    who: object, group: Any, axes: tuple[Any, ...], groups: tuple[tuple[int, ...], ...] | None, running: Spread | None
+    who: object, group: Any, axes: tuple[Any, ...], groups: tuple[tuple[int, ...], ...] | None, found: Spread | None
 ) -> Shards:
     """``find_shards`` in a program that sees the whole batch."""
     mesh = jax.sharding.get_abstract_mesh()
     known = {n: s for n, s, kind in zip(mesh.axis_names, mesh.axis_sizes, mesh.axis_types) if kind != AxisType.Manual}
-    spread = dict(zip(running.axes, running.sizes)) if running is not None and not running.mapped else None
+    spread = dict(zip(found.axes, found.sizes)) if found is not None and not found.mapped else None
     if not set(axes) <= (spread or known).keys():
         rule = (
             "process_group must name mapped axes; call it under jax.pmap, jax.vmap or jax.shard_map with that axis_name, "

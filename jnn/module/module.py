@@ -284,6 +284,15 @@ class Module(StateDict):
 
         self.__dict__["_compiled_call"] = call_compiled
 
+    # Training over several devices, which jnn.parallel defines
+
+    def _placement(self, who: str) -> Any:
+        """The ``jnn.parallel.Placement`` of the module's training calls; None means one device."""
+        return None
+
+    def _accumulated(self) -> None:
+        """Called when ``jnn.backward`` has added to the gradients."""
+
     def register_forward_pre_hook(self, hook: Callable[..., Any], *, prepend: bool = False, with_kwargs: bool = False) -> RemovableHandle:
         """Call ``hook(module, args)`` before ``forward``; what it returns replaces the arguments."""
         return hooks.register(self._forward_pre_hooks, Hook(hook, with_kwargs), prepend)

@@ -44,13 +44,13 @@ class Program:
     def __init__(self, call: Callable[..., Any], model: Module, batch: Batch) -> None:
         now = structure(model)
         self._call, self._batch = call, batch
-        self._template, self._params, self._held = template(model), tuple(now.params), tuple(now.held)
+        self.template, self._params, self.held_names = template(model), tuple(now.params), tuple(now.held)
         self._live: list[tuple[Module, Any]] = []
 
     def __call__(self, params: tuple[Any, ...], held: tuple[Any, ...], seed: Any, arrays: tuple[Any, ...]) -> tuple[Any, dict[str, Any]]:
         """``(result, new buffers by name)``."""
-        named = dict(zip(self._params + self._held, params + held, strict=True))
-        bound = Bound(self._template, named, jax.random.fold_in(*seed), None)
+        named = dict(zip(self._params + self.held_names, params + held, strict=True))
+        bound = Bound(self.template, named, jax.random.fold_in(*seed), None)
         calls: list[Module] = []
         token = live_calls.set(calls)
         try:

@@ -50,8 +50,10 @@ def _evaluate(
     """``(loss, aux, gradients by name)``, the model's buffers written back."""
     now = structure(_require_model(who, model))
     batch = Batch(args)
-    key = function_key(loss_fn), now.fingerprint, batch.key, has_aux
-    run = _gradients.get(key, lambda: Loss(loss_fn, model, batch, has_aux), _compile_gradient)
+    placement = model._placement(who)
+    key = function_key(loss_fn), now.fingerprint, batch.key, has_aux, placement
+    compile = _compile_gradient if placement is None else placement.compile_gradient
+    run = _gradients.get(key, lambda: Loss(loss_fn, model, batch, has_aux), compile)
     arrays = values(now.params.values()), values(now.held.values())
     (loss, (aux, written)), grads = run(*arrays, rng.default_generator.state(), batch.arrays)
     write_back(now.held, written)
@@ -96,13 +98,14 @@ def backward(loss_fn: Callable[..., Any], model: Module, *batch: Any, has_aux: b
     sums = _add([params[name].grad for name in held], [grads[name] for name in held]) if held else []
     for name, grad in (grads | dict(zip(held, sums, strict=True))).items():
         params[name]._grad = grad
+    model._accumulated()
     for parameter in params.values():
         for hook in parameter._accumulate_hooks.values():
             hook(parameter)
     return (loss, aux) if has_aux else loss
 
 
-def train_step(loss_fn: Callable[..., Any], optimizer: Any, has_aux: bool = False) -> Callable[..., Any]:
+def train_step(loss_fn: Callable[..., Any], optimizer: Any, has_aux: bool = False, placement: Any = None) -> Callable[..., Any]:
     """A function ``(*batch) -> loss`` that runs forward, backward, update and buffers in one compiled step.
 
     The step trains the optimizer's model. It donates parameters, buffers and optimizer state, so that none of them is held
@@ -112,6 +115,7 @@ def train_step(loss_fn: Callable[..., Any], optimizer: Any, has_aux: bool = Fals
         loss_fn: ``loss_fn(model, *batch)``, returning a scalar.
         optimizer: a ``jnn.optim.Optimizer``.
         has_aux: ``loss_fn`` returns ``(loss, aux)``, and so does the step.
+        placement: on which devices and how, a ``jnn.parallel.Placement``; see ``jnn.parallel.train_step``.
     """
     programs = Programs()
 
@@ -120,8 +124,10 @@ def train_step(loss_fn: Callable[..., Any], optimizer: Any, has_aux: bool = Fals
         model = optimizer.model
         batch = Batch(args)
         now = structure(model)
-        key = now.fingerprint, batch.key, optimizer.prepare()
-        run = programs.get(key, lambda: Loss(loss_fn, model, batch, has_aux), optimizer.compile_step)
+        place = placement or model._placement("train_step")
+        key = now.fingerprint, batch.key, optimizer.prepare(), place
+        compile = optimizer.compile_step if place is None else functools.partial(place.compile_step, optimizer)
+        run = programs.get(key, lambda: Loss(loss_fn, model, batch, has_aux), compile)
         loss, aux = optimizer.run_step(run, rng.default_generator.state(), batch.arrays)
         return (loss, aux) if has_aux else loss
 

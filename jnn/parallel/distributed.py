@@ -1,0 +1,216 @@
+"""Several processes: ``initialize`` and ``DistributedDataParallel``."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from ..core import checks, spread
+from ..module.module import Module
+from ..module.structure import structure
+from . import arrays as placed
+from .placement import Placement
+
+AXIS = "data"
+# What jnn.parallel.launch tells the processes that it starts, beside JAX_COORDINATOR_ADDRESS.
+COUNT, INDEX, CONNECT, HEARTBEAT = "JNN_PROCESS_COUNT", "JNN_PROCESS_INDEX", "JNN_CONNECT_SECONDS", "JNN_HEARTBEAT_SECONDS"
+
+
+def initialize(**options: Any) -> bool:
+    """Join the processes of one run; call it first, before anything uses a device. Does nothing the second time.
+
+    Under ``python -m jnn.parallel.launch`` this has been done before the script starts. Elsewhere it is
+    ``jax.distributed.initialize``, which knows SLURM, Open MPI, Kubernetes and cloud TPUs; where it finds none, and
+    ``options`` name no coordinator, this is the only process.
+
+    Args:
+        options: those of ``jax.distributed.initialize``, instead of what is found.
+
+    Returns:
+        Whether there is a run to join.
+    """
+    if jax.distributed.is_initialized():
+        return True
+    if not options and COUNT in os.environ:
+        jax.distributed.initialize(
+            num_processes=int(os.environ[COUNT]),
+            process_id=int(os.environ[INDEX]),
+            cluster_detection_method="deactivate",
+            initialization_timeout=int(os.environ[CONNECT]),
+            heartbeat_timeout_seconds=int(os.environ[HEARTBEAT]),
+        )
+        return True
+    try:
+        jax.distributed.initialize(**options)
+    except ValueError as error:
+        if options or "coordinator_address should be defined" not in str(error):
+            raise
+        return False
+    return True
+
+
+def local_devices(who: object, device_ids: Sequence[int] | None) -> list[Any]:
+    """The devices of this process by number; all when None."""
+    devices = jax.local_devices()
+    ids = [*range(len(devices))] if device_ids is None else [*device_ids]
+    known = ids and all(i in range(len(devices)) for i in ids) and len(set(ids)) == len(ids)
+    checks.require(known, who, f"device_ids must be numbers of the {len(devices)} local devices", device_ids=device_ids)
+    return [devices[i] for i in ids]
+
+
+class _Synchronization:
+    """Whether gradients are averaged now, and whether some were accumulated that were not."""
+
+    on, owing = True, False
+
+
+class DistributedDataParallel(Module):
+    """A model that several processes train together, each on rows of its own.
+
+    ``jnn.backward``, ``jnn.value_and_grad`` and ``jnn.train_step`` of this module average the gradients over all devices of
+    all processes, once, inside the compiled call; the loss they return is averaged too. All processes must make the same
+    calls in the same order with equally many rows, which a process's devices divide. A plain call computes on this process
+    alone. Parameters and buffers are those of the first process when this is made.
+
+    Args:
+        module: the model; it must be the same in all processes.
+        device_ids: which of ``jax.local_devices()`` compute, equally many in each process; all when None.
+        output_device: accepted; an output is where the module has computed it.
+        dim: the batch dimension, 0.
+        broadcast_buffers: whether all take the buffers of the first device after a step; else each process keeps its own.
+        init_sync: whether to check that the models are the same, and to take the first process's values.
+        process_group: the name of the axis that batches are spread over, for ``SyncBatchNorm`` and collectives.
+        find_unused_parameters: accepted; a parameter that the loss does not depend on has a zero gradient.
+        bucket_cap_mb, check_reduction, gradient_as_bucket_view, static_graph: accepted; XLA schedules the communication.
+
+    Raises:
+        RuntimeError: the models differ, with the first difference; there is nothing to train; a gradient of it is taken in
+            a program that knows nothing of the other processes.
+        ValueError: no such device.
+
+    Differs from torch: gradients are those of a whole step, not of parts of one in different calls; communication hooks,
+    ``join`` and mixed precision are not offered, see ``jnn.parallel.train_step`` for uneven batches.
+    """
+
+    def __init__(
+        self,
+        module: Module,
+        device_ids: Sequence[int] | None = None,
+        output_device: Any = None,
+        dim: int = 0,
+        broadcast_buffers: bool = True,
+        init_sync: bool = True,
+        process_group: str | None = None,
+        bucket_cap_mb: float | None = None,
+        find_unused_parameters: bool = False,
+        check_reduction: bool = False,
+        gradient_as_bucket_view: bool = False,
+        static_graph: bool = False,
+    ) -> None:
+        super().__init__()
+        checks.require(isinstance(module, Module), self, "module must be a Module", TypeError, module=type(module))
+        checks.require(dim == 0, self, "batches are split along dimension 0", dim=dim)
+        trained = any(p.requires_grad for p in module.parameters())
+        checks.require(trained, self, "the module must have a parameter that requires a gradient", RuntimeError)
+        self.module, self.output_device, self.dim = module, output_device, dim
+        here = local_devices(self, device_ids)
+        self.device_ids = None if device_ids is None else tuple(device_ids)
+        axis = AXIS if process_group is None else process_group
+        self.broadcast_buffers = bool(broadcast_buffers)
+        self.find_unused_parameters = bool(find_unused_parameters)
+        everywhere = [jax.local_devices(process_index=p) for p in range(jax.process_count())]
+        chosen = [devices[i] for devices in everywhere for i in device_ids or range(len(devices))]
+        self._everywhere = Placement(Mesh(np.array(chosen), (axis,)), axis, broadcast_buffers=self.broadcast_buffers)
+        self._here = Placement(Mesh(np.array(here), (axis,)), axis)
+        self._synchronization = _Synchronization()
+        if init_sync:
+            self._synchronize()
+
+    def _synchronize(self) -> None:
+        """Refuse another structure than the first process's, and take its values."""
+        now = structure(self.module)
+        variables = [*now.params.values(), *now.held.values()]
+        if jax.process_count() > 1:
+            from jax.experimental import multihost_utils  # which imports much
+
+            _require_same(self, _description(self.module))
+            values = multihost_utils.broadcast_one_to_all([np.asarray(v.detach()) for v in variables])
+            for variable, value in zip(variables, values, strict=True):
+                variable.data = value.astype(variable.dtype)
+        for variable in variables:
+            variable.data = placed.to_here(variable.detach(), self._here.mesh)
+
+    def forward(self, *inputs: Any, **kwargs: Any) -> Any:
+        """The module's output for this process's inputs."""
+        alone = self._bound is not None and spread.running() is None
+        if alone and self.training and self._everywhere.mesh.size > 1:
+            rule = (
+                "train it as the model of jnn.backward, jnn.value_and_grad or jnn.train_step itself; elsewhere gradients are not averaged"
+            )
+            checks.fail(self, rule, RuntimeError)
+        return self.module(*inputs, **kwargs)
+
+    @contextlib.contextmanager
+    def no_sync(self) -> Iterator[None]:
+        """Accumulate gradients of this process alone; the first ``jnn.backward`` after it averages the sums."""
+        state = self._synchronization
+        was, state.on = state.on, False
+        try:
+            yield
+        finally:
+            state.on = was
+
+    def _placement(self, who: str) -> Placement:
+        state = self._synchronization
+        if not state.on:
+            checks.require(who != "train_step", self, "a step inside no_sync() would part the processes", RuntimeError)
+            return self._here
+        return self._here if state.owing and who == "backward" else self._everywhere
+
+    def _accumulated(self) -> None:
+        state = self._synchronization
+        if not state.on:
+            state.owing = True
+        elif state.owing:
+            state.owing = False
+            params = [p for p in structure(self).params.values() if p.grad is not None]
+            for parameter, grad in zip(params, self._everywhere.average([p.grad for p in params]), strict=True):
+                parameter.grad = grad
+
+
+class DistributedDataParallelCPU(DistributedDataParallel):
+    """Deprecated name of :class:`DistributedDataParallel`."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        warnings.warn("DistributedDataParallelCPU is called DistributedDataParallel now", FutureWarning, stacklevel=2)
+        super().__init__(*args, **kwargs)
+
+
+def _description(module: Module) -> list[str]:
+    """What must be the same in all processes, a line for each module, parameter and buffer."""
+    lines = [f"{path or 'the model'}: {type(m).__name__}({m.extra_repr()})" for path, m in module.named_modules()]
+    for kind, variables in (("parameter", module.named_parameters()), ("buffer", module.named_buffers())):
+        for name, v in variables:
+            lines.append(f"{kind} {name}: {v.dtype}{list(v.shape)}{'' if v.requires_grad or kind == 'buffer' else ', frozen'}")
+    return lines
+
+
+def _require_same(who: object, lines: list[str]) -> None:
+    from jax.experimental import multihost_utils
+
+    text = np.frombuffer("\n".join(lines).encode(), np.uint8)
+    sizes = multihost_utils.process_allgather(np.array(text.size))
+    texts = multihost_utils.process_allgather(np.pad(text, (0, int(sizes.max()) - text.size)))
+    everyone = [bytes(row[:size]).decode().split("\n") for row, size in zip(texts, sizes, strict=True)]
+    for process, theirs in enumerate(everyone):
+        if theirs != everyone[0]:
+            at = next((i for i, (a, b) in enumerate(zip(everyone[0], theirs, strict=False)) if a != b), min(len(everyone[0]), len(theirs)))
+            first, other = (found[at] if at < len(found) else "nothing more" for found in (everyone[0], theirs))
+            checks.fail(who, f"process {process} has another model than process 0: {other!r}, not {first!r}", RuntimeError)
