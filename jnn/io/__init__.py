@@ -3,3 +3,5 @@
 from .errors import CheckpointError as CheckpointError
 from .reading import load as load
 from .writing import save as save
+from .load_into import LoadReport as LoadReport
+from .load_into import load_into as load_into
