@@ -15,7 +15,7 @@ from .core import checks, tree
 from .module.module import Module
 from .module.parameter import Parameter
 from .module.program import write_back
-from .module.structure import owned_values, put, structure
+from .module.structure import owned_values, put, structure, values
 from .module.training import Loss
 
 Named = dict[str, Any]
@@ -139,11 +139,17 @@ class Optimizer:
     def run_step(self, run: Callable[..., Any], seed: Any, arrays: tuple[Any, ...]) -> tuple[Any, Any]:
         """Run a compiled step and write back what it returns; gives ``(loss, aux)``."""
         now = structure(self.model)
-        held = tuple(v._value for v in now.held.values())
-        params, self._state, written, loss, aux = run(owned_values(now.params.values()), held, self._state, seed, arrays)
+        params, self._state, written, loss, aux = run(
+            owned_values(now.params.values()), values(now.held.values()), self._state, seed, arrays
+        )
         put(now.params.values(), params)
         write_back(now.held, written)
         return loss, aux
+
+    def lower_step(self, run: Any, seed: Any, arrays: tuple[Any, ...]) -> Any:
+        """A compiled step lowered for what ``run_step`` would pass; nothing is run."""
+        now = structure(self.model)
+        return run.lower(values(now.params.values()), values(now.held.values()), self._state, seed, arrays)
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """The transformation's state by path, as numpy arrays."""

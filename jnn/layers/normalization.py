@@ -33,9 +33,9 @@ def shared_moments(x: Array, axes: Shape, shards: Shards) -> tuple[Array, Array,
     """:func:`moments` over shards of ``x`` too; what is shared is the mean, then the mean of squared deviations.
 
     The mean is rounded to the precision of ``x``, which of values far from 0 is less than that of their deviations: what
-    these lack to a mean of 0 is taken off them.
+    these lack to a mean of 0 is taken off them. So no result depends on that first mean, and no gradient flows through it.
     """
-    center = shards.mean(mean(x, axes))
+    center = shards.mean(lax.stop_gradient(mean(x, axes)))
     deviation = x - center
     rest, square = jnp.moveaxis(shards.mean(jnp.stack([mean(deviation, axes), mean(jnp.square(deviation), axes)], -1)), -1, 0)
     return center + rest, square - jnp.square(rest), deviation - rest

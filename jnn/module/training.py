@@ -110,6 +110,7 @@ def train_step(loss_fn: Callable[..., Any], optimizer: Any, has_aux: bool = Fals
 
     The step trains the optimizer's model. It donates parameters, buffers and optimizer state, so that none of them is held
     twice in memory; arrays that were handed out before (by ``split``, ``state_dict``, ``detach``) stay valid.
+    ``step.lower(*batch)`` gives the step as ``jax.jit`` lowers it, to compile and look at.
 
     Args:
         loss_fn: ``loss_fn(model, *batch)``, returning a scalar.
@@ -119,16 +120,24 @@ def train_step(loss_fn: Callable[..., Any], optimizer: Any, has_aux: bool = Fals
     """
     programs = Programs()
 
-    @functools.wraps(loss_fn)
-    def step(*args: Any) -> Any:
+    def prepare(args: tuple[Any, ...]) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         model = optimizer.model
         batch = Batch(args)
         now = structure(model)
         place = placement or model._placement("train_step")
         key = now.fingerprint, batch.key, optimizer.prepare(), place
         compile = optimizer.compile_step if place is None else functools.partial(place.compile_step, optimizer)
-        run = programs.get(key, lambda: Loss(loss_fn, model, batch, has_aux), compile)
-        loss, aux = optimizer.run_step(run, rng.default_generator.state(), batch.arrays)
+        return programs.get(key, lambda: Loss(loss_fn, model, batch, has_aux), compile), batch.arrays
+
+    @functools.wraps(loss_fn)
+    def step(*args: Any) -> Any:
+        run, arrays = prepare(args)
+        loss, aux = optimizer.run_step(run, rng.default_generator.state(), arrays)
         return (loss, aux) if has_aux else loss
 
+    def lower(*args: Any) -> Any:
+        run, arrays = prepare(args)
+        return optimizer.lower_step(run, rng.default_generator.state(), arrays)
+
+    step.lower = lower  # type: ignore[attr-defined]
     return step

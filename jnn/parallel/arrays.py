@@ -24,6 +24,15 @@ def is_global(x: Any) -> bool:
     return isinstance(x, jax.Array) and not x.is_fully_addressable
 
 
+def local_devices(who: object, device_ids: Sequence[Any] | None) -> list[Any]:
+    """The devices of this process by number, or as they are; all when None."""
+    devices = jax.local_devices()
+    ids = [*range(len(devices))] if device_ids is None else [devices.index(d) if d in devices else d for d in device_ids]
+    known = ids and all(i in range(len(devices)) for i in ids) and len(set(ids)) == len(ids)
+    checks.require(known, who, f"device_ids must be numbers of the {len(devices)} local devices", device_ids=device_ids)
+    return [devices[i] for i in ids]
+
+
 @functools.lru_cache(maxsize=64)
 def _repeated(mesh: Mesh) -> NamedSharding:
     """On this process's devices of a mesh."""
@@ -37,15 +46,21 @@ def to_here(trees: Any, mesh: Mesh) -> Any:
     return jax.tree.map(lambda x: x if isinstance(x, jax.Array) and x.sharding == here else jax.device_put(x, here), trees)
 
 
-def to_global(trees: Any, mesh: Mesh) -> Any:
-    """The leaves as arrays on all devices of the mesh: those that are there already, the others repeated."""
+def to_global(trees: Any, mesh: Mesh, repeated: bool) -> Any:
+    """The leaves as arrays on all devices of the mesh: those that are there already, the others repeated.
+
+    Raises:
+        ValueError: all are to be ``repeated``, and one is split.
+    """
     here, everywhere = _repeated(mesh), NamedSharding(mesh, P())
     one_process = here.num_devices == everywhere.num_devices
 
     def place(x: Any) -> Any:
-        if is_global(x):
+        if isinstance(x, jax.Array) and x.sharding != here and x.sharding.device_set == everywhere.device_set:
+            if repeated and not x.is_fully_replicated:
+                checks.fail("train_step", 'only mapping="jit" takes sharded parameters', ValueError, sharding=x.sharding)
             return x
-        if isinstance(x, jax.Array) and (x.sharding == here or (one_process and x.sharding.device_set == here.device_set)):
+        if isinstance(x, jax.Array) and x.sharding == here:
             held = x
         else:
             held = jax.device_put(x, here)

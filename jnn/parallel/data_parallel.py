@@ -8,45 +8,57 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.sharding import Mesh, PartitionSpec
 
-from ..core import checks, rng
+from ..core import checks, rng, spread
+from ..layers.batchnorm import SyncBatchNorm
 from ..module.module import Module
 from ..module.structure import clone
+from .arrays import local_devices
+from .replicas import output_device as find_output_device
 
-_AXIS = "data_parallel"
+AXIS = "data"
 
 
 class DataParallel(Module):
     """Splits the batch over local devices, runs the module on each part, and joins the outputs.
 
     Every device computes with the same parameters, so gradients are those of the joined outputs. Each has batch
-    statistics and random numbers of its own; the buffers of the first are kept. Calls are compiled.
+    statistics, but for a ``SyncBatchNorm``, and random numbers of its own; the buffers of the first are kept. Calls are
+    compiled.
 
     Shape: of the module's inputs and outputs, split and joined along ``dim``. Arrays of fewer dimensions, and what is no
         array, go to every device whole; an output that is a scalar becomes one number a device.
 
     Args:
         module: the module.
-        device_ids: which of ``jax.local_devices()``; all when None.
-        output_device: accepted; the outputs stay spread over the devices, as one array each.
+        device_ids: which of ``jax.local_devices()``, as numbers or devices; all when None.
+        output_device: where the outputs of a plain call are gathered: a number, a device, or ``"cpu"``. None: they stay
+            spread over the devices, as one array each.
         dim: the batch dimension.
 
     Raises:
         ValueError: no such device; at the call, no array to split, or arrays of different batch sizes.
 
-    Differs from torch: a batch that the devices do not divide is split as torch does, but run on one device, part by part.
+    Differs from torch: a batch that the devices do not divide is split as torch does, but run on one device, part by part;
+        whole, where a ``SyncBatchNorm`` is trained.
     """
 
-    def __init__(self, module: Module, device_ids: Sequence[int] | None = None, output_device: Any = None, dim: int = 0) -> None:
+    def __init__(self, module: Module, device_ids: Sequence[Any] | None = None, output_device: Any = None, dim: int = 0) -> None:
         super().__init__()
         checks.require(isinstance(module, Module), self, "module must be a Module", TypeError, module=type(module))
-        count = jax.local_device_count()
-        self.device_ids = tuple(range(count) if device_ids is None else device_ids)
-        known = self.device_ids and all(i in range(count) for i in self.device_ids)
-        checks.require(known, self, f"device_ids must be numbers of the {count} local devices", device_ids=self.device_ids)
-        self.output_device, self.dim, self.module = output_device, checks.integer(self, "dim", dim, 0), module
+        self.device_ids = tuple(jax.local_devices().index(device) for device in local_devices(self, device_ids))
+        if output_device is not None:
+            find_output_device(self, output_device)  # refused here, not at the call
+        self.output_device = output_device
+        self.dim, self.module = checks.integer(self, "dim", dim, 0), module
         self.compile()
+
+    def __call__(self, *inputs: Any, **kwargs: Any) -> Any:
+        output = super().__call__(*inputs, **kwargs)
+        traced = self._bound is not None or any(isinstance(x, Tracer) for x in jax.tree.leaves(output))
+        return output if traced or self.output_device is None else jax.device_put(output, find_output_device(self, self.output_device))
 
     def forward(self, *inputs: Any, **kwargs: Any) -> Any:
         """The joined outputs of the module."""
@@ -68,12 +80,12 @@ class DataParallel(Module):
         return output
 
     def _on_mesh(self, call: _Call, state: Any, keys: Any, arrays: Any, part: int, count: int) -> Any:
-        devices = jax.local_devices()
-        mesh = Mesh(np.array([devices[i] for i in self.device_ids]), (_AXIS,))
-        split, first = PartitionSpec(*[None] * self.dim, _AXIS), PartitionSpec(_AXIS)
+        mesh = Mesh(np.array(local_devices(self, self.device_ids)), (AXIS,))
+        split, first = PartitionSpec(*[None] * self.dim, AXIS), PartitionSpec(AXIS)
 
         def run(state: Any, keys: Any, arrays: Any) -> Any:
-            output, buffers = call(state, None if keys is None else keys[0], arrays)
+            with spread.over(spread.Spread((AXIS,), (count,), True)):
+                output, buffers = call(state, None if keys is None else keys[0], arrays)
             return jax.tree.map(self._joinable, output), [b[None] for b in buffers]
 
         sharded = jax.shard_map(run, mesh=mesh, in_specs=(PartitionSpec(), first, split), out_specs=(split, first), check_vma=False)
@@ -81,6 +93,9 @@ class DataParallel(Module):
         return output, [b[0] for b in buffers]
 
     def _in_turn(self, call: _Call, state: Any, keys: Any, arrays: Any, part: int, count: int) -> Any:
+        if any(isinstance(m, SyncBatchNorm) and m.training for m in self.module.modules()):
+            with spread.over(spread.Spread((AXIS,), (1,), False)):
+                return call(state, None if keys is None else keys[0], arrays)
         runs = []
         for i in range(count):
             pieces = [jax.lax.slice_in_dim(x, i * part, min((i + 1) * part, x.shape[self.dim]), axis=self.dim) for x in arrays]
@@ -116,3 +131,16 @@ class _Call:
             for name, value in module._buffers.items():
                 if value is not None:
                     module._buffers[name] = next(feed)
+
+
+def data_parallel(
+    module: Module,
+    inputs: Any,
+    device_ids: Sequence[Any] | None = None,
+    output_device: Any = None,
+    dim: int = 0,
+    module_kwargs: dict[str, Any] | None = None,
+) -> Any:
+    """The output of ``DataParallel(module, device_ids, output_device, dim)`` for ``inputs``, an argument or a tuple of them."""
+    args = inputs if isinstance(inputs, tuple) else () if inputs is None else (inputs,)
+    return DataParallel(module, device_ids, output_device, dim)(*args, **(module_kwargs or {}))

@@ -56,19 +56,11 @@ def initialize(**options: Any) -> bool:
     return True
 
 
-def local_devices(who: object, device_ids: Sequence[int] | None) -> list[Any]:
-    """The devices of this process by number; all when None."""
-    devices = jax.local_devices()
-    ids = [*range(len(devices))] if device_ids is None else [*device_ids]
-    known = ids and all(i in range(len(devices)) for i in ids) and len(set(ids)) == len(ids)
-    checks.require(known, who, f"device_ids must be numbers of the {len(devices)} local devices", device_ids=device_ids)
-    return [devices[i] for i in ids]
-
-
 class _Synchronization:
     """Whether gradients are averaged now, and whether some were accumulated that were not."""
 
-    on, owing = True, False
+    def __init__(self) -> None:
+        self.on, self.owing = True, False
 
 
 class DistributedDataParallel(Module):
@@ -84,16 +76,22 @@ class DistributedDataParallel(Module):
         device_ids: which of ``jax.local_devices()`` compute, equally many in each process; all when None.
         output_device: accepted; an output is where the module has computed it.
         dim: the batch dimension, 0.
-        broadcast_buffers: whether all take the buffers of the first device after a step; else each process keeps its own.
+        broadcast_buffers: whether all take the buffers of the first device after a step; True when None. Else each process
+            keeps those of its own first device.
         init_sync: whether to check that the models are the same, and to take the first process's values.
         process_group: the name of the axis that batches are spread over, for ``SyncBatchNorm`` and collectives.
         find_unused_parameters: accepted; a parameter that the loss does not depend on has a zero gradient.
-        bucket_cap_mb, check_reduction, gradient_as_bucket_view, static_graph: accepted; XLA schedules the communication.
+        bucket_cap_mb, bucket_cap_mb_list, batched_grad_copy, check_reduction, gradient_as_bucket_view, static_graph,
+            skip_all_reduce_unused_params: accepted; XLA schedules the communication.
+        delay_all_reduce_named_params, param_to_hook_all_reduce, mixed_precision, device_mesh: only None; layers have
+            ``dtype=``, and ``jnn.parallel.train_step`` a mesh.
+        forward_sync_buffers: ``broadcast_buffers`` under its new name, which counts.
 
     Raises:
         RuntimeError: the models differ, with the first difference; there is nothing to train; a gradient of it is taken in
             a program that knows nothing of the other processes.
         ValueError: no such device.
+        NotImplementedError: an argument that can only be None.
 
     Differs from torch: gradients are those of a whole step, not of parts of one in different calls; communication hooks,
     ``join`` and mixed precision are not offered, see ``jnn.parallel.train_step`` for uneven batches.
@@ -102,10 +100,10 @@ class DistributedDataParallel(Module):
     def __init__(
         self,
         module: Module,
-        device_ids: Sequence[int] | None = None,
+        device_ids: Sequence[Any] | None = None,
         output_device: Any = None,
         dim: int = 0,
-        broadcast_buffers: bool = True,
+        broadcast_buffers: bool | None = None,
         init_sync: bool = True,
         process_group: str | None = None,
         bucket_cap_mb: float | None = None,
@@ -113,20 +111,37 @@ class DistributedDataParallel(Module):
         check_reduction: bool = False,
         gradient_as_bucket_view: bool = False,
         static_graph: bool = False,
+        delay_all_reduce_named_params: Any = None,
+        param_to_hook_all_reduce: Any = None,
+        mixed_precision: Any = None,
+        device_mesh: Any = None,
+        skip_all_reduce_unused_params: bool = False,
+        bucket_cap_mb_list: list[int] | None = None,
+        batched_grad_copy: bool = False,
+        forward_sync_buffers: bool | None = None,
     ) -> None:
         super().__init__()
         checks.require(isinstance(module, Module), self, "module must be a Module", TypeError, module=type(module))
+        refused = {
+            "delay_all_reduce_named_params": delay_all_reduce_named_params,
+            "param_to_hook_all_reduce": param_to_hook_all_reduce,
+            "mixed_precision": mixed_precision,
+            "device_mesh": device_mesh,
+        }
+        for name, value in refused.items():
+            checks.require(value is None, self, f"{name} can only be None", NotImplementedError, **{name: value})
         checks.require(dim == 0, self, "batches are split along dimension 0", dim=dim)
         trained = any(p.requires_grad for p in module.parameters())
         checks.require(trained, self, "the module must have a parameter that requires a gradient", RuntimeError)
         self.module, self.output_device, self.dim = module, output_device, dim
-        here = local_devices(self, device_ids)
-        self.device_ids = None if device_ids is None else tuple(device_ids)
+        here = placed.local_devices(self, device_ids)
+        self.device_ids = None if device_ids is None else tuple(jax.local_devices().index(d) for d in here)
         axis = AXIS if process_group is None else process_group
-        self.broadcast_buffers = bool(broadcast_buffers)
+        given = [flag for flag in (forward_sync_buffers, broadcast_buffers) if flag is not None]
+        self.broadcast_buffers = bool(given[0]) if given else True
         self.find_unused_parameters = bool(find_unused_parameters)
         everywhere = [jax.local_devices(process_index=p) for p in range(jax.process_count())]
-        chosen = [devices[i] for devices in everywhere for i in device_ids or range(len(devices))]
+        chosen = [devices[i] for devices in everywhere for i in self.device_ids or range(len(devices))]
         self._everywhere = Placement(Mesh(np.array(chosen), (axis,)), axis, broadcast_buffers=self.broadcast_buffers)
         self._here = Placement(Mesh(np.array(here), (axis,)), axis)
         self._synchronization = _Synchronization()

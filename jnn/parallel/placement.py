@@ -97,7 +97,7 @@ class Placement:
 
     def average(self, trees: Any) -> Any:
         """The mean over all devices of what each process holds."""
-        whole = placed.to_global(trees, self.mesh)
+        whole = placed.to_global(trees, self.mesh, repeated=True)
         return placed.to_local(_averaging(self.mesh, self.axes)(whole), self.mesh)
 
 
@@ -120,22 +120,30 @@ class _Run:
     def __call__(self, params: Any, held: Any, state: Any, seed: Any, arrays: Any) -> Any:
         """``(new params, state, written buffers, loss, aux)``."""
         at = self._placement
-        rows = Rows(at.mesh, at.axes, arrays, at.uneven)
-        mapped = at.mapping != "jit" and rows.even
-        held_globally = any(map(placed.is_global, jax.tree.leaves((params, held, state))))
-        checks.require(at.mapping == "jit" or not held_globally, "train_step", 'only mapping="jit" takes sharded parameters')
-        if mapped and at.mapping == "pmap":
-            here = placed.to_here((params, held, state, self._seed_data(seed)), at.mesh)
-            result = self._pmapped(tuple(rows.split))(*here, rows.stacked())
-        else:
-            there = placed.to_global((params, held, state, self._seed_data(seed)), at.mesh)
-            compiled = self._shard_mapped(tuple(rows.split)) if mapped else self._partitioned(there[:3], tuple(rows.split))
-            result = compiled(*there, rows.placed())
-        new, state, written, value, aux = result
+        compiled, args, mapped, held_globally = self._prepare(params, held, state, seed, arrays)
+        new, state, written, value, aux = compiled(*args)
         if not held_globally:
             new, state = placed.to_local((new, state), at.mesh)
             written = placed.to_local(written, at.mesh, from_first=mapped and not at.broadcast_buffers)
         return new, state, written, placed.to_local(value, at.mesh), self._joined(aux) if mapped else aux
+
+    def lower(self, *args: Any) -> Any:
+        """The program of a call, lowered."""
+        compiled, args, *_ = self._prepare(*args)
+        return compiled.lower(*args)
+
+    def _prepare(self, params: Any, held: Any, state: Any, seed: Any, arrays: Any) -> tuple[Any, tuple[Any, ...], bool, bool]:
+        """The program of a call and its arguments; whether it is mapped, and whether its arrays stay global."""
+        at = self._placement
+        rows = Rows(at.mesh, at.axes, arrays, at.uneven)
+        mapped, split = at.mapping != "jit" and rows.even, tuple(rows.split)
+        held_globally = any(map(placed.is_global, jax.tree.leaves((params, held, state))))
+        trees = params, held, state, self._seed_data(seed)
+        if mapped and at.mapping == "pmap":
+            return self._pmapped(split), (*placed.to_here(trees, at.mesh), rows.stacked()), mapped, held_globally
+        there = placed.to_global(trees, at.mesh, repeated=at.mapping != "jit")
+        compiled = self._shard_mapped(split) if mapped else self._partitioned(there[:3], split)
+        return compiled, (*there, rows.placed()), mapped, held_globally
 
     def _seed_data(self, seed: Any) -> Any:
         """The seed without a typed key, which global arrays cannot be made of; converted once for each key."""
