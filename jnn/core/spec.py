@@ -190,8 +190,19 @@ class Layer:
         if device is None:
             return self.setup(key)
         if str(device) == "meta":
-            return jax.eval_shape(self.setup, key)
+            return self._abstract_state(key)
         return jax.device_put(self.setup(key), find_device(self, device))
+
+    def _abstract_state(self, key: Array) -> dict[str, Any]:
+        names: list[str] = []  # a transformation returns a dict in the order of the alphabet
+
+        def values(key: Array) -> list[Array | None]:
+            state = self.setup(key)
+            names.extend(state)
+            return [*state.values()]
+
+        state = jax.eval_shape(values, key)
+        return dict(zip(names, state, strict=True))
 
     @functools.cached_property
     def cached_parts(self) -> Mapping[str, Layer]:
