@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from ..core import checks, dtypes
 from ..core.function import function
@@ -36,7 +37,8 @@ def linear(input: Array, weight: Array, bias: Array | None = None) -> Array:
         RuntimeError,
         **{"input.shape": input.shape, "weight.shape": weight.shape},
     )
-    y = jnp.matmul(input, weight.T)
+    # No transposed copy of the weight to be kept for the backward pass, which inside a scan would be one for each step.
+    y = lax.dot_general(input, weight, (((input.ndim - 1,), (weight.ndim - 1,)), ((), ())))
     if bias is None:
         return y
     ok = bias.ndim <= y.ndim and all(b in (1, n) for b, n in zip(bias.shape[::-1], y.shape[::-1], strict=False))

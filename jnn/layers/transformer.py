@@ -15,6 +15,7 @@ from ..core import checks, dtypes, rng, tree
 from ..core.initial import xavier_uniform
 from ..core.spec import Layer, config, layer
 from ..core.view import View
+from ..kernels.stacking import stack
 from .activation import gelu
 from .attention import MultiheadAttention
 from .container import ModuleList
@@ -236,7 +237,7 @@ class _Stack(Layer):
             params, key = at
             return View(first._layer, params, {}, run._replace(stream=rng.KeyStream(key)), first._path)
 
-        return bind, (jax.tree.map(lambda *a: jnp.stack(a), *(view._params for view in views)), keys)
+        return bind, (stack([view._params for view in views]), keys)
 
 
 @layer

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from .. import layers
 from ..core import rng
+from ..kernels.stacking import stack
 from .containers import ModuleList
 from .hooks import everywhere
 from .module import Module
@@ -45,7 +46,7 @@ class _Stack:
             arrays, key = at
             return clone(first, lambda variable: arrays[place[id(variable)]], (rng.KeyStream(key), None))
 
-        return bind, ([jnp.stack([jnp.asarray(a) for a in same]) for same in zip(*own, strict=True)], keys)
+        return bind, (stack([[jnp.asarray(a) for a in arrays] for arrays in own]), keys)
 
 
 def _variables(module: Module) -> list[Any]:
