@@ -106,7 +106,7 @@ def shard_batch(batch: Any, mesh: Mesh, axis_name: str | Sequence[str] = "data")
     """A batch in host memory as global arrays whose rows are spread over the mesh, for ``jnn.parallel.train_step``.
 
     Of several processes each gives the whole batch, and keeps the rows of its own devices. A batch that the devices do not
-    divide, as the last of an epoch, is repeated on all; the step splits it.
+    divide, as the last of an epoch, is repeated on all; the step splits it as far as that can be done.
 
     Shape: every array (N, ...), of one N.
 
@@ -133,6 +133,21 @@ def shard_batch(batch: Any, mesh: Mesh, axis_name: str | Sequence[str] = "data")
     return jax.tree.unflatten(treedef, map(place, leaves))
 
 
+def even_split(mesh: Mesh, axes: tuple[str, ...], rows: int) -> NamedSharding:
+    """A sharding of ``rows`` rows in as many equal parts as the axes allow, each repeated on the devices that are left.
+
+    Unequal parts are not for XLA: it adds their padding to the gradient of a table that is indexed with them.
+    """
+    factors = dict.fromkeys(mesh.axis_names, 1)
+    for axis in axes:
+        factors[axis] = math.gcd(rows, mesh.shape[axis])
+        rows //= factors[axis]
+    # Each axis is split in place, so that the devices keep the order that a program must have from all its arrays.
+    shape = [n for axis, size in mesh.shape.items() for n in (factors[axis], size // factors[axis])]
+    names = [name for axis in mesh.axis_names for name in (f"{axis} parts", f"{axis} copies")]
+    return NamedSharding(Mesh(mesh.devices.reshape(shape), names), P(tuple(f"{axis} parts" for axis in axes)))
+
+
 class Rows:
     """The arrays of a batch for one call: which have rows, how many, and whether the devices divide them.
 
@@ -151,22 +166,22 @@ class Rows:
         given = [x for x, split in zip(arrays, self.split, strict=True) if split]
         sizes = {x.shape[0] for x in given}
         checks.require(len(sizes) <= 1, "train_step", "the arrays of a batch must have one number of rows", sizes=sorted(sizes))
-        self._size = sizes.pop() if sizes else 0
+        self.size = sizes.pop() if sizes else 0
         self._total = math.prod(mesh.shape[axis] for axis in axes)
         self._whole = _repeated(mesh).num_devices == mesh.size or any(map(is_global, given))
         if uneven and not self._whole:
             self._gather()
         parts = self._total if self._whole else _parts_here(mesh, axes)
-        self.even = self._size % parts == 0
+        self.even = self.size % parts == 0
         if not self.even and not self._whole:
             rule = "the devices of a process must divide its rows; pass uneven=True, or global arrays of jnn.parallel.shard_batch"
-            checks.fail("train_step", rule, ValueError, rows=self._size, devices=parts)
+            checks.fail("train_step", rule, ValueError, rows=self.size, devices=parts)
 
     def _gather(self) -> None:
         """Take the rows of all processes where these have not equally many, or a number that is not divided."""
         from jax.experimental import multihost_utils
 
-        sizes = multihost_utils.process_allgather(np.array(self._size))
+        sizes = multihost_utils.process_allgather(np.array(self.size))
         if (sizes == sizes[0]).all() and sizes[0] % _parts_here(self._mesh, self._axes) == 0:
             return
         for i, x in enumerate(self.arrays):
@@ -175,7 +190,7 @@ class Rows:
                 padded = np.pad(host, [(0, int(sizes.max()) - len(host))] + [(0, 0)] * (host.ndim - 1))
                 each = multihost_utils.process_allgather(padded)
                 self.arrays[i] = np.concatenate([rows[:size] for rows, size in zip(each, sizes, strict=True)])
-        self._size, self._whole = int(sizes.sum()), True
+        self.size, self._whole = int(sizes.sum()), True
         spread = shard_batch([x for x, split in zip(self.arrays, self.split, strict=True) if split], self._mesh, self._axes)
         feed = iter(spread)
         self.arrays = [next(feed) if split else x for x, split in zip(self.arrays, self.split, strict=True)]

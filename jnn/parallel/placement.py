@@ -19,7 +19,7 @@ from ..layers.batchnorm import SyncBatchNorm
 from ..module import training
 from ..module.training import Loss
 from . import arrays as placed
-from .arrays import Rows
+from .arrays import Rows, even_split
 
 Step = Callable[..., Any]
 MAPPINGS = ("shard_map", "pmap", "jit")
@@ -142,7 +142,7 @@ class _Run:
         if mapped and at.mapping == "pmap":
             return self._pmapped(split), (*placed.to_here(trees, at.mesh), rows.stacked()), mapped, held_globally
         there = placed.to_global(trees, at.mesh, repeated=at.mapping != "jit")
-        compiled = self._shard_mapped(split) if mapped else self._partitioned(there[:3], split)
+        compiled = self._shard_mapped(split) if mapped else self._partitioned(there[:3], rows)
         return compiled, (*there, rows.placed()), mapped, held_globally
 
     def _seed_data(self, seed: Any) -> Any:
@@ -231,13 +231,13 @@ class _Run:
 
     # The program of all devices together
 
-    def _partitioned(self, state: Any, split: tuple[bool, ...]) -> Step:
-        at = self._placement
+    def _partitioned(self, state: Any, rows: Rows) -> Step:
+        at, split = self._placement, tuple(rows.split)
+        parts = NamedSharding(at.mesh, P(at.axes)) if rows.even else even_split(at.mesh, at.axes, rows.size)
         shardings = jax.tree.map(lambda x: x.sharding, state)
         names = self._loss.held_names
 
         def on_all(params: Any, held: Any, state: Any, seed: Any, arrays: Any) -> Any:
-            parts = NamedSharding(at.mesh, P(at.axes))
             batch = tuple(lax.with_sharding_constraint(x, parts) if s else x for x, s in zip(arrays, split, strict=True))
             with over(Spread(at.axes, at.sizes, False)):
                 gradient = jax.value_and_grad(self._loss, has_aux=True)
@@ -248,7 +248,7 @@ class _Run:
             written = {name: lax.with_sharding_constraint(value, own[name]) for name, value in written.items()}
             return new, state, written, value, aux
 
-        key = (split, *jax.tree.leaves(shardings))
+        key = (split, parts, *jax.tree.leaves(shardings))
         return self._compiled(key, lambda: jax.jit(on_all, donate_argnums=self._donate))
 
     def _compiled(self, key: Any, compile: Callable[[], Step]) -> Step:
@@ -283,8 +283,11 @@ def train_step(
 
     A call ``step(*batch)`` takes the whole batch, or with several processes the rows of the one that calls, and returns the
     loss of all of it: the mean of its parts. Every array of the batch is split along its first dimension, over devices of one
-    process and then over processes; numbers and scalars go to all. What the devices do not divide, as the last batch of an
-    epoch, runs as one program that XLA splits: its loss is the mean over its rows, and batch statistics are of all of them.
+    process and then over processes; numbers and scalars go to all.
+
+    Rows that the devices do not divide, as those of the last batch of an epoch, are split in as many equal parts as they can
+    be, and each is computed by several devices: 6 rows on 4 devices are 2 parts, 7 are one. The loss is the mean over the rows
+    all the same, and batch statistics are of all of them. It takes the time and memory of the larger parts.
 
     Args:
         loss_fn: ``loss_fn(model, *batch)``, returning the mean over the rows of a batch. It may name the axes in collectives,

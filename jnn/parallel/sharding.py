@@ -32,7 +32,7 @@ def fsdp(axis: str = "data", min_size: int = 2**14) -> Rule:
     """
 
     def rule(name: str, shape: tuple[int, ...], mesh: Mesh) -> P:
-        checks.require(axis in mesh.axis_names, fsdp, "axis must be one of the mesh", axis=axis, mesh=mesh.axis_names)
+        checks.require(axis in mesh.axis_names, "fsdp", "axis must be one of the mesh", axis=axis, mesh=mesh.axis_names)
         fitting = [n if n % mesh.shape[axis] == 0 else 0 for n in shape]
         if math.prod(shape) < min_size or not any(fitting):
             return P()
