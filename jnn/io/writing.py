@@ -43,12 +43,12 @@ def save(obj: Any, path: str | os.PathLike[str]) -> None:
     """
     if os.fspath(path).endswith(".safetensors"):
         arrays = _named_arrays(obj)
-        with _replacing(path) as beside:
+        with replacing(path) as beside:
             write_safetensors(arrays, beside)
         return
     pickler = Pickler()
     pickle = pickler.dump(obj)
-    with _replacing(path) as beside, open(beside, "wb") as file:
+    with replacing(path) as beside, open(beside, "wb") as file:
         _write_zip(file, pickle, pickler.storages)
 
 
@@ -62,7 +62,7 @@ def _named_arrays(obj: Any) -> dict[str, np.ndarray]:
 
 
 @contextmanager
-def _replacing(path: str | os.PathLike[str]) -> Iterator[str]:
+def replacing(path: str | os.PathLike[str]) -> Iterator[str]:
     """A name beside ``path`` to write to, which takes its place once all is on the disk."""
     target = os.path.realpath(os.fspath(path))
     folder, name = os.path.split(target)

@@ -64,7 +64,8 @@ def choose(who: str, q: Array, k: Array) -> SDPBackend:
     checks.require(able, who, "none of the allowed backends exists here", RuntimeError, allowed=[b.name for b in _allowed.get()])
     if len(able) == 1 or _ordered.get():
         return able[0]
-    scores = math.prod(q.shape[:-1]) * k.shape[-2]
+    # A size that jax.export leaves open counts as one.
+    scores = math.prod(n for n in (*q.shape[:-1], k.shape[-2]) if isinstance(n, int))
     return SDPBackend.EFFICIENT_ATTENTION if scores > _MOST_SCORES else SDPBackend.MATH
 
 

@@ -155,8 +155,8 @@ def _check_shapes(who: str, query: Array, key: Array, value: Array, bias: Array 
     ok = query.shape[-1] == key.shape[-1] and key.shape[-2] == value.shape[-2]
     scores = (query.shape[-2], key.shape[-2])
     try:
-        lead = np.broadcast_shapes(query.shape[:-2], key.shape[:-2], value.shape[:-2])
-        ok &= bias is None or np.broadcast_shapes(bias.shape, (*lead, *scores)) == (*lead, *scores)
+        lead = jnp.broadcast_shapes(query.shape[:-2], key.shape[:-2], value.shape[:-2])
+        ok &= bias is None or jnp.broadcast_shapes(bias.shape, (*lead, *scores)) == (*lead, *scores)
     except ValueError:
         ok = False
     checks.require(ok, who, "shapes must be (..., L, E), (..., S, E), (..., S, Ev) and, of attn_mask, (..., L, S)", RuntimeError, **shapes)
