@@ -70,33 +70,14 @@ def target_scale(target: Array, weight: Array | None, classes: int, ignore_index
     return jnp.where(ignored, 0, scale)
 
 
-def _nll(log_probs: Array, target: Array, weight: Array | None, ignore_index: int, smoothing: float = 0.0) -> Array:
-    """The weighted negative log-likelihood of class indices, part of it spread over all classes for ``smoothing``."""
+def _nll(log_probs: Array, target: Array, scale: Array, weight: Array | None, ignore_index: int, smoothing: float = 0.0) -> Array:
+    """The negative log-likelihood of class indices, times ``scale``; part of it spread over all classes for ``smoothing``."""
     axis = min(log_probs.ndim - 1, 1)
-    elements = -pick(log_probs, target, axis)[0] * target_scale(target, weight, log_probs.shape[axis], ignore_index, log_probs.dtype)
+    elements = -pick(log_probs, target, axis)[0] * scale
     if smoothing:
         spread = log_probs if weight is None else log_probs * _along(weight, log_probs, axis)
         elements = (1 - smoothing) * elements - smoothing / log_probs.shape[axis] * jnp.sum(spread, axis)
     return jnp.where(target == ignore_index, 0, elements)
-
-
-def class_entropy(logits: Array, target: Array, weight: Array | None, ignore_index: int, smoothing: float) -> Array:
-    """The elements of :func:`cross_entropy`, for arguments that have been checked."""
-    axis = min(logits.ndim - 1, 1)
-    log_probs = jax.nn.log_softmax(logits, axis)
-    if target.shape != logits.shape:
-        return _nll(log_probs, target, weight, ignore_index, smoothing)
-    if smoothing:
-        target = target * (1 - smoothing) + smoothing / logits.shape[axis]
-    elements = target * log_probs
-    return -jnp.sum(elements if weight is None else elements * _along(weight, elements, axis), axis)
-
-
-def class_count(shape: tuple[int, ...], dtype: Any, target: Array, weight: Array | None, ignore_index: int) -> Array | None:
-    """What the mean of :func:`class_entropy` of logits of ``shape`` divides by, where it is not the number of elements."""
-    if target.shape == shape:
-        return None
-    return jnp.sum(target_scale(target, weight, shape[min(len(shape) - 1, 1)], ignore_index, dtype))
 
 
 def require_smoothing(who: object, value: float) -> None:
@@ -148,7 +129,7 @@ def nll_loss(
     _require_indices(who, input, target)
     _require_weight(who, input, weight)
     scale = target_scale(target, weight, input.shape[min(input.ndim - 1, 1)], ignore_index, input.dtype)
-    return reduced(_nll(input, target, weight, ignore_index), reduction, jnp.sum(scale))
+    return reduced(_nll(input, target, scale, weight, ignore_index), reduction, jnp.sum(scale))
 
 
 def _check_cross_entropy(input: Array, target: Array, weight: Any, size_average: Any, ignore_index: int, *_: Any) -> None:
@@ -181,8 +162,15 @@ def cross_entropy(
             although the target is probabilities.
     """
     require_target("cross_entropy", input, target, weight, ignore_index, label_smoothing)
-    elements = class_entropy(input, target, weight, ignore_index, label_smoothing)
-    return reduced(elements, reduction, class_count(input.shape, input.dtype, target, weight, ignore_index))
+    axis = min(input.ndim - 1, 1)
+    log_probs, classes = jax.nn.log_softmax(input, axis), input.shape[axis]
+    if target.shape != input.shape:
+        scale = target_scale(target, weight, classes, ignore_index, input.dtype)
+        return reduced(_nll(log_probs, target, scale, weight, ignore_index, label_smoothing), reduction, jnp.sum(scale))
+    if label_smoothing:
+        target = target * (1 - label_smoothing) + label_smoothing / classes
+    elements = target * log_probs
+    return reduced(-jnp.sum(elements if weight is None else elements * _along(weight, elements, axis), axis), reduction)
 
 
 @loss_function()

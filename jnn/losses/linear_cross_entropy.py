@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,26 +13,27 @@ from jax import lax
 
 from ..core import checks
 from ..core.spec import Layer, buffer, config, layer
-from ..kernels import chunks
+from ..kernels import linear_cross_entropy as kernel
+from ..kernels.linear_cross_entropy import Head
 from ..layers.linear import Linear
-from .classification import class_count, class_entropy, require_smoothing, require_target
+from .classification import require_smoothing, require_target, target_scale
 from .reduction import Loss, constant, loss_function, reduced
 
 Array = jax.Array
 
-# How many logits are held at once unless the options say otherwise: 32 MiB in float32.
-LOGITS = 2**23
+# How many rows are done at once unless the options say otherwise.
+ROWS = 4096
 
 
 @dataclasses.dataclass(frozen=True)
 class LinearCrossEntropyOptions:
-    """How :func:`linear_cross_entropy` goes through the batch, with torch's names.
+    """How many rows :func:`linear_cross_entropy` does at once, with torch's names. Of each it holds few logits at a time anyway.
 
     Args:
         allow_retain_graph: accepted; every gradient may be taken more than once.
-        batch_chunk_size: rows of the input whose logits are held at once.
-        chunking_method: "auto" holds at most 2**23 logits at once; "aspect_ratio:n" about an n-th of the size of the input; None
-            goes by ``batch_chunk_size`` alone, all at once when that is None.
+        batch_chunk_size: rows done at once.
+        chunking_method: "auto" for 4096 rows; "aspect_ratio:n" for as many as have all their logits in an n-th of the size of
+            the input; None goes by ``batch_chunk_size`` alone, all at once when that is None.
         acc_policy: accepted; logits and sums are float32 at least.
         acc_dtype: accepted, as ``acc_policy``.
 
@@ -56,41 +57,30 @@ class LinearCrossEntropyOptions:
             checks.integer(self, "batch_chunk_size", self.batch_chunk_size, 1)
 
 
-def _chunk_size(options: Any, rows: int, features: int, logits: int) -> int:
+def _rows(options: Any, rows: int, features: int, logits: int) -> int:
     """How many rows are done at once, of ``rows`` with ``logits`` logits each."""
     size, method = (None, "auto") if options is None else (options.batch_chunk_size, options.chunking_method)
     if method in (None, "auto"):
-        chunk = size or (rows if method is None else max(1, LOGITS // max(1, logits)))
-    else:
-        aim = -(-rows // -(-logits // max(1, features)))
-        chunk = max(1, (1 << (aim - 1).bit_length()) // int(method.partition(":")[2] or 1))
-        agree = size is None or size == min(chunk, rows)
-        checks.require(agree, "linear_cross_entropy", "batch_chunk_size and chunking_method disagree", size=size, method=method)
-    return max(1, min(chunk, rows))
+        return max(1, min(size or (rows if method is None else ROWS), rows))
+    aim = -(-rows // -(-logits // max(1, features)))
+    chunk = max(1, min((1 << (aim - 1).bit_length()) // int(method.partition(":")[2] or 1), rows))
+    checks.require(size in (None, chunk), "linear_cross_entropy", "batch_chunk_size and chunking_method disagree", size=size, method=method)
+    return chunk
 
 
-class _Rows(NamedTuple):
-    """What each chunk has its part of, and which of its rows are no padding."""
+def _elements(x: Array, head: Head, target: Array, scale: Array | None, smoothing: float, size: int) -> Array:
+    """The loss of each row and position, (N, P), ``size`` rows at a time: x (N, F), target and scale (N, P) or target (N, C, P)."""
+    n = x.shape[0]
+    if size < n:
+        blocks = -(-n // size)
 
-    input: Array
-    target: Array
-    real: Array
+        def split(v: Array) -> Array:
+            return jnp.pad(v, [(0, blocks * size - n)] + [(0, 0)] * (v.ndim - 1)).reshape(blocks, size, *v.shape[1:])
 
-
-class _Form(NamedTuple):
-    """How the elements of a chunk are computed from its rows, and from matrix, bias and class weight."""
-
-    classes: tuple[int, ...]
-    ignore_index: int
-    smoothing: float
-
-    def elements(self, rows: _Rows, shared: tuple[Array, Array | None, Array | None]) -> Array:
-        matrix, bias, weight = shared
-        # In this order only the rows are transposed; in the other, XLA:CPU would hold a transposed copy of the matrix.
-        logits = jnp.matmul(matrix, rows.input.T).T
-        logits = (logits if bias is None else logits + bias[None]).reshape(-1, *self.classes)
-        elements = class_entropy(logits, rows.target, weight, self.ignore_index, self.smoothing)
-        return jnp.where(lax.broadcast_in_dim(rows.real, elements.shape, (0,)), elements, 0)
+        rows = split(x), split(target), None if scale is None else split(scale)
+        found = lax.map(jax.checkpoint(lambda part: _elements(part[0], head, part[1], part[2], smoothing, size)), rows)
+        return found.reshape(blocks * size, -1)[:n]
+    return kernel.elements(x, head, jnp.moveaxis(target, 0, -1), None if scale is None else scale.T, smoothing).T
 
 
 def _check_target(input: Array, linear_weight: Array, target: Array, *, ignore_index: int | None = None, **_: Any) -> None:
@@ -112,10 +102,9 @@ def linear_cross_entropy(
     label_smoothing: float = 0.0,
     options: LinearCrossEntropyOptions | None = None,
 ) -> Array:
-    """``cross_entropy(linear(input, linear_weight, linear_bias), target, ...)``, holding the logits of few rows at a time.
+    """``cross_entropy(linear(input, linear_weight, linear_bias), target, ...)``, holding the logits of few classes at a time.
 
-    The gradients of a sum or mean are computed with it, so that no logit is computed twice; those of reduction "none"
-    compute each again.
+    The backward pass computes the logits again.
 
     Shape: input (N, F) or (F); linear_weight (C, F) or (C, d1, ..., F), linear_bias the same without F; target and output as of
         :func:`cross_entropy` for logits (N, C, d1, ...) or (C).
@@ -123,7 +112,7 @@ def linear_cross_entropy(
     Args:
         weight, reduction, label_smoothing: as of :func:`cross_entropy`.
         ignore_index: as there; None is -100 for class indices, and the only value for probabilities.
-        options: how many rows are done at once; as many as have 2**23 logits when None.
+        options: how many rows are done at once; 4096 when None.
 
     Raises:
         IndexError, ValueError, RuntimeError: as :func:`cross_entropy`, and for shapes that do not fit together.
@@ -146,24 +135,22 @@ def linear_cross_entropy(
     ignored = -100 if ignore_index is None else ignore_index
     require_target(who, logits, target, weight, ignored, label_smoothing)
 
-    shared = linear_weight.reshape(-1, features), None if linear_bias is None else linear_bias.reshape(-1), weight
-    form = _Form(tuple(classes), ignored, label_smoothing)
-    rows = _Rows(*((input, target) if input.ndim == 2 else (input[None], target[None])), jnp.ones(input.shape[:-1] or 1, bool))
-    n = rows.input.shape[0]
-    size = _chunk_size(options, n, features, math.prod(classes))
-    count = class_count(logits.shape, logits.dtype, target, weight, ignored)
-    if size < n and reduction != "none":
-        total = chunks.total(form.elements, _Rows(*(chunks.split(x, size) for x in rows)), shared)
-        return total if reduction == "sum" else total / (n * math.prod(classes[1:]) if count is None else count)
-    if size < n:
-        return chunks.elements(form.elements, _Rows(*(chunks.split(x, size) for x in rows)), shared)[:n]
-    elements = form.elements(rows, shared)
-    return reduced(elements if input.ndim == 2 else elements[0], reduction, count)
+    total, places = classes[0], math.prod(classes[1:])
+    x = jnp.atleast_2d(input)
+    n = x.shape[0]
+    head = Head(linear_weight.reshape(total, places, features), None if linear_bias is None else linear_bias.reshape(total, places), weight)
+    size = _rows(options, n, features, total * places)
+    if probable:
+        elements = _elements(x, head, target.reshape(n, total, places), None, label_smoothing, size)
+        return reduced(elements.reshape(*input.shape[:-1], *classes[1:]), reduction)
+    scale = target_scale(target, weight, total, ignored, input.dtype)
+    found = _elements(x, head, target.reshape(n, places), scale.reshape(n, places), label_smoothing, size).reshape(target.shape)
+    return reduced(jnp.where(target == ignored, 0, found), reduction, jnp.sum(scale))
 
 
 @layer
 class LinearCrossEntropyLoss(Loss):
-    """A linear map to classes and the cross entropy of its outputs in one, holding the logits of few rows at a time.
+    """A linear map to classes and the cross entropy of its outputs in one, holding the logits of few classes at a time.
 
     Shape: input (N, in_features) or (in_features); target and output as of CrossEntropyLoss for logits (N, num_classes,
         *out_features) or (num_classes).
