@@ -79,7 +79,9 @@ def corpus() -> dict[str, bytes]:
                 files[f"{name}-{'zip' if zipped else 'legacy'}-{protocol}"] = buffer.getvalue()
     arrays = {f"layer.{i}.weight": generator.standard_normal((i + 1, 3)).astype(np.float32) for i in range(5)}
     files["safetensors"] = safetensors.numpy.save(arrays | {"count": np.array(3)}, {"format": "pt"})
-    files["index"] = json.dumps({"metadata": {"total_size": 1}, "weight_map": {"a": "shard.safetensors", "b": "shard.safetensors"}}).encode()
+    files["index"] = json.dumps(
+        {"metadata": {"total_size": 1}, "weight_map": {"a": "shard.safetensors", "b": "shard.safetensors"}}
+    ).encode()
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder, "own.pt")
         jnn.io.save({"model": arrays, "epoch": 3}, path)
@@ -116,7 +118,9 @@ def damage(data: bytes, others: list[bytes], random: random.Random) -> bytes:
                 out[at:at] = other[start : start + size]
             case 8:
                 # Operations of pickles, with arguments that are whatever follows.
-                out[at : at + 1] = random.choice(b"(.0123FIJKLMNPQRSTUVXabcdeghijlopqrstu}]\x80\x81\x85\x86\x87\x8a\x8b\x8c\x93\x94\x95").to_bytes()
+                out[at : at + 1] = random.choice(
+                    b"(.0123FIJKLMNPQRSTUVXabcdeghijlopqrstu}]\x80\x81\x85\x86\x87\x8a\x8b\x8c\x93\x94\x95"
+                ).to_bytes()
     return bytes(out)
 
 
@@ -195,7 +199,9 @@ def run(count: int, seed: int, folder: pathlib.Path, report: bool = False) -> co
         outcomes[outcome] += 1
         slowest, largest = max(slowest, seconds), max(largest, memory - len(data))
         if report and (number + 1) % 1000 == 0:
-            print(f"{number + 1} files: {dict(outcomes)}, slowest {slowest:.3f} s, most memory {largest >> 10} KiB and the file", flush=True)
+            print(
+                f"{number + 1} files: {dict(outcomes)}, slowest {slowest:.3f} s, most memory {largest >> 10} KiB and the file", flush=True
+            )
     tracemalloc.stop()
     return outcomes
 

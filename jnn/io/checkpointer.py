@@ -302,4 +302,10 @@ def _require_fit(leaves: Mapping[str, Any], described: Mapping[str, Any], strict
 
 
 def _kind(described: Mapping[str, Any]) -> str:
-    return "a random key" if "key" in described else "an array" if "shape" in described else f"a {'number' if 'value' in described else next(iter(described))}"
+    return (
+        "a random key"
+        if "key" in described
+        else "an array"
+        if "shape" in described
+        else f"a {'number' if 'value' in described else next(iter(described))}"
+    )

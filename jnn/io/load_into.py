@@ -98,7 +98,9 @@ def _select(value: Mapping[Any, Any], prefix: str) -> tuple[dict[str, Any], dict
     """The entries under ``prefix``, without it, the versions of their modules, and the names of the rest."""
     outer, left_out = "", []
     while not any(isinstance(name, str) and name.startswith(prefix) for name in value):
-        inner = next((n for n, item in value.items() if isinstance(n, str) and prefix.startswith(f"{n}.") and isinstance(item, Mapping)), None)
+        inner = next(
+            (n for n, item in value.items() if isinstance(n, str) and prefix.startswith(f"{n}.") and isinstance(item, Mapping)), None
+        )
         if inner is None:
             break
         left_out += [f"{outer}{name}" for name in value if name != inner]

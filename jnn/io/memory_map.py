@@ -67,7 +67,9 @@ def strided(storage: np.ndarray, offset: int, shape: Sequence[int], strides: Seq
     if count > storage.size:
         fits = count * size <= _LARGEST_EXPANDED
         require(fits, "load", "the elements of a tensor overlap, and there are too many; save tensor.clone()", size=shape, stride=strides)
-    return np.ndarray(tuple(shape), storage.dtype, storage, offset * size, tuple(step * size for step in strides))
+    view = np.ndarray(tuple(shape), storage.dtype, storage, offset * size, tuple(step * size for step in strides))
+    view.flags.writeable = False
+    return view
 
 
 def release(array: np.ndarray) -> None:

@@ -93,7 +93,9 @@ def optax_state_from_torch(opt_state: Any, state_dict: Mapping[str, Any], names:
         if not name or not states:
             return leaf
         slot = _SLOTS.get(field)
-        require(slot is not None and slot in states.get(name, {}), who, "torch's state lacks what the transformation keeps", **{field: name})
+        require(
+            slot is not None and slot in states.get(name, {}), who, "torch's state lacks what the transformation keeps", **{field: name}
+        )
         value = states[name][slot]
         used.add((name, str(slot)))
         value = np.zeros(leaf.shape, leaf.dtype) if value is None else value  # momentum before the first step
@@ -144,7 +146,9 @@ def optax_state_to_torch(opt_state: Any, param_groups: Sequence[Mapping[str, Any
     return {"state": state, **groups}
 
 
-def load_torch_optimizer(optimizer: Optimizer, state_dict: Mapping[str, Any], names: Sequence[str] | None = None, step: int | None = None) -> None:
+def load_torch_optimizer(
+    optimizer: Optimizer, state_dict: Mapping[str, Any], names: Sequence[str] | None = None, step: int | None = None
+) -> None:
     """Load a torch optimizer's state into a jnn Optimizer over the same model; see :func:`optax_state_from_torch`.
 
     Args:
@@ -154,7 +158,9 @@ def load_torch_optimizer(optimizer: Optimizer, state_dict: Mapping[str, Any], na
     optimizer.load_state_dict({jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(new)[0]})
 
 
-def torch_optimizer_state(optimizer: Optimizer, param_groups: Sequence[Mapping[str, Any]], names: Sequence[str] | None = None) -> dict[str, Any]:
+def torch_optimizer_state(
+    optimizer: Optimizer, param_groups: Sequence[Mapping[str, Any]], names: Sequence[str] | None = None
+) -> dict[str, Any]:
     """The state_dict that a torch optimizer over the same model loads; see :func:`optax_state_to_torch`."""
     return optax_state_to_torch(_state(optimizer), param_groups, optimizer.model if names is None else names)
 
@@ -178,7 +184,9 @@ def _dotted(path: tuple[Any, ...]) -> str:
 
 def _groups(who: str, state_dict: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     groups = state_dict.get("param_groups") if isinstance(state_dict, Mapping) else None
-    sound = isinstance(groups, (list, tuple)) and groups and all(isinstance(g, Mapping) and isinstance(g.get("params"), list) for g in groups)
+    sound = (
+        isinstance(groups, (list, tuple)) and groups and all(isinstance(g, Mapping) and isinstance(g.get("params"), list) for g in groups)
+    )
     require(sound, who, "this must be the state_dict of a torch optimizer, with param_groups", found=type(state_dict))
     return list(groups or ())
 
@@ -198,7 +206,9 @@ def _names_by_group(state_dict: Mapping[str, Any], names: Sequence[str] | Module
         require(certain, who, "with several groups, pass the parameters' names in the optimizer's order", groups=len(groups))
     else:
         given = list(names)
-    require(len(given) == count and len({*given}) == count, who, "there must be a name for each parameter", names=len(given), parameters=count)
+    require(
+        len(given) == count and len({*given}) == count, who, "there must be a name for each parameter", names=len(given), parameters=count
+    )
     feed = iter(given)
     return [[next(feed) for _ in group["params"]] for group in groups]
 
