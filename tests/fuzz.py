@@ -42,6 +42,8 @@ class Watch:
 
     def __init__(self) -> None:
         self.on, self.seen = False, []
+        for encoding in ("ascii", "cp437", "latin1", "utf-8"):
+            codecs.lookup(encoding)  # which imports it the first time, and that is running code
         sys.addaudithook(self._note)
 
     def _note(self, event: str, args: tuple) -> None:
@@ -171,8 +173,6 @@ def run(count: int, seed: int, folder: pathlib.Path, report: bool = False) -> co
     names, contents = [*files], [*files.values()]
     (folder / "shard.safetensors").write_bytes(safetensors.numpy.save({"a": np.ones(2), "b": np.zeros(3)}))
     path, watch, outcomes, slowest, largest = folder / "damaged", Watch(), collections.Counter(), 0.0, 0
-    for encoding in ("ascii", "cp437", "latin1", "utf-8"):
-        codecs.lookup(encoding)  # which imports it the first time, and that is running code
     tracemalloc.start()
     for number in range(count):
         rng = random.Random(f"{seed}/{number}")

@@ -15,6 +15,7 @@ from .errors import refuse, require
 from .memory_map import strided
 from .unpickle import Global, Machine, require_keys
 
+_LONGEST_NAME = 200
 _UNTYPED = np.dtype(np.uint8)
 
 
@@ -182,11 +183,12 @@ def _refuse_nested(*args: Any) -> NoReturn:
 
 def refuse_name(name: str) -> NoReturn:
     """Refuse a name that is not in the table, saying how to save the file so that it can be read."""
+    name = name[:_LONGEST_NAME]
     if name.startswith("torch.") and name.endswith("Storage"):
-        refuse("load", f"numpy has no dtype for the tensors of {name}; save them in another one", refused=name)
+        refuse("load", f"numpy has no dtype for the tensors of {name}; save them in another one")
     if name.count(".") == 1 and name.startswith("torch."):
-        refuse("load", f"{name} has no counterpart here; {_ADVICE}", refused=name)
-    refuse("load", f"the file refers to {name}, which is refused: only tensors and plain containers are read; {_ADVICE}", refused=name)
+        refuse("load", f"{name} has no counterpart here; {_ADVICE}")
+    refuse("load", f"the file refers to {name}, which is refused: only tensors and plain containers are read; {_ADVICE}")
 
 
 def _array(value: Any) -> np.ndarray:
