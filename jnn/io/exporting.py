@@ -22,6 +22,7 @@ def export(
     path: Path,
     *,
     shapes: str | Sequence[str | None] = "b, ...",
+    constraints: Sequence[str] = (),
     platforms: Sequence[str] | None = None,
 ) -> None:
     """Write what a module computes in evaluation as a ``jax.export`` artifact, its arrays within.
@@ -35,6 +36,7 @@ def export(
         path: the file.
         shapes: of each argument, or of all of them, in the notation of ``jax.export``: a name is a size that may differ from
             call to call, ``...`` those of the example. By default that is the first one, the batch. None for the example's.
+        constraints: what holds of the open sizes, as ``"length >= 3"``, where the module must know; checked at the calls.
         platforms: what it is to run on, of ``cpu``, ``cuda``, ``rocm`` and ``tpu``; that of now when None.
 
     Raises:
@@ -46,7 +48,7 @@ def export(
     per_argument = [shapes] * len(args) if isinstance(shapes, str) else list(shapes)
     checks.require(len(per_argument) == len(args), export.__name__, "there must be a shape for each argument", shapes=per_argument)
     (params, buffers), program = split(module), pure(module)
-    scope = jax_export.SymbolicScope()
+    scope = jax_export.SymbolicScope(constraints)
     specs = [
         jax.tree.map(lambda x, shape=shape: x if shape is None else _abstract(x, shape, scope), arg)
         for arg, shape in zip(args, per_argument, strict=True)
@@ -55,7 +57,7 @@ def export(
     try:
         data = jax_export.export(run, platforms=platforms)(*specs).serialize()
     except jax.errors.InconclusiveDimensionOperation as error:
-        message = f"export: {type(module).__name__} computes what depends on an open size; give fewer of them in shapes: {error}"
+        message = f"export: {type(module).__name__} computes what depends on an open size; give fewer of them in shapes, or constraints: {error}"
         raise CheckpointError(message) from error
     with replacing(path) as beside, open(beside, "wb") as file:
         file.write(data)
