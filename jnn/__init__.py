@@ -4,6 +4,7 @@ from . import attention as attention
 from . import func as func
 from . import functional as functional
 from . import init as init
+from . import io as io
 from . import layers as layers
 from . import losses as losses
 from . import optim as optim
