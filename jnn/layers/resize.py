@@ -6,13 +6,15 @@ from the sizes alone, and are computed here in numpy.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from ..core import checks, dtypes
 from ..core.function import function
@@ -24,6 +26,8 @@ Taps = tuple[np.ndarray, np.ndarray]
 Scale = float | None
 
 _RANKS = {"linear": (3,), "bilinear": (4,), "bicubic": (4,), "lanczos": (4,), "trilinear": (5,)}
+# Slices that an axis is resampled by at most; with more, a gather compiles faster.
+_MOST_SLICES = 32
 _ANY_RANK = ("nearest", "nearest-exact", "area")
 
 
@@ -148,6 +152,9 @@ _TAPS: dict[str, Callable[..., Taps]] = {
 def _resample(x: Array, axis: int, index: np.ndarray, weights: np.ndarray) -> Array:
     """``y_i = sum_t weights[i, t] x[index[i, t]]`` along ``axis``. A tap of weight 0 is not read: it may be infinite."""
     outputs, taps = index.shape
+    steps = _even_steps(index, weights, x.shape[axis]) if taps > 1 else None
+    if steps is not None:
+        return _resample_evenly(x, axis, steps)
     if taps > 1:
         weights = weights.reshape((1,) * axis + (outputs, taps) + (1,) * (x.ndim - axis - 1))
         taken = jnp.take(x, index, axis, mode="clip")
@@ -156,6 +163,48 @@ def _resample(x: Array, axis: int, index: np.ndarray, weights: np.ndarray) -> Ar
     if times and np.array_equal(index[:, 0], np.arange(outputs) // times):
         return jnp.repeat(x, times, axis, total_repeat_length=outputs) if times > 1 else x
     return jnp.take(x, index[:, 0], axis, mode="clip")
+
+
+class _Steps(NamedTuple):
+    """Taps that, phase by phase, step through an axis and stop at its ends: their offsets and weights by phase."""
+
+    stride: int
+    offsets: np.ndarray
+    weights: np.ndarray
+
+
+def _even_steps(index: np.ndarray, weights: np.ndarray, n: int) -> _Steps | None:
+    """The taps of an axis of ``n`` elements as steps, where they are: in the middle, and at the ends to the same sums."""
+    outputs, taps = index.shape
+    count = max(1, math.gcd(n, outputs))
+    phases, stride = outputs // count, n // count
+    if not outputs or phases * taps > _MOST_SLICES:
+        return None
+    index, weights = index.reshape(count, phases, taps), weights.reshape(count, phases, taps)
+    places = stride * np.arange(count)[:, None, None]
+    offsets = (index - places)[count // 2]
+    reads = np.clip(places + offsets, 0, n - 1)[..., None, :] == index[..., None]
+    if (weights[~reads.any(-1)] != 0).any():
+        return None
+    first = reads & (reads.cumsum(-1) == 1)
+    return _Steps(stride, offsets, np.sum(first * weights[..., None], -2, dtype=weights.dtype))
+
+
+def _resample_evenly(x: Array, axis: int, steps: _Steps) -> Array:
+    """:func:`_resample` by slices, which XLA fuses where it would gather element by element."""
+    count, phases, _ = steps.weights.shape
+    before = max(0, -steps.offsets.min())
+    after = max(0, (count - 1) * steps.stride + steps.offsets.max() - (x.shape[axis] - 1))
+    x = jnp.pad(x, [(before, after) if a == axis else (0, 0) for a in range(x.ndim)], "edge")
+    sums = []
+    for phase in range(phases):
+        total = jnp.zeros((), x.dtype)
+        for offset, weight in zip(steps.offsets[phase], steps.weights[:, phase].T, strict=True):
+            part = lax.slice_in_dim(x, before + offset, before + offset + (count - 1) * steps.stride + 1, steps.stride, axis)
+            factor = np.expand_dims(weight, [a for a in range(x.ndim) if a != axis])
+            total = total + (part * factor if weight.all() else jnp.where(factor == 0, 0, part * factor))
+        sums.append(total)
+    return jnp.stack(sums, axis + 1).reshape(*x.shape[:axis], count * phases, *x.shape[axis + 1 :])
 
 
 def _sizes(
