@@ -169,4 +169,10 @@ class Optimizer:
             if np.shape(state_dict[name]) != own[name].shape:
                 problems.append(f"{name}: shape {np.shape(state_dict[name])}, here {own[name].shape}")
         checks.require(not problems, self, "the state does not fit: " + "; ".join(problems), RuntimeError)
-        self._state = self._restore(self._state, {n: jnp.asarray(v, own[n].dtype) for n, v in state_dict.items()})
+
+        def place(name: str, value: Any) -> Any:
+            array = jnp.asarray(value, own[name].dtype)
+            # What is spread over devices stays so. An array on one is not bound to it, for a later mesh to take it.
+            return jax.device_put(array, own[name].sharding) if own[name].sharding.num_devices > 1 else array
+
+        self._state = self._restore(self._state, {n: place(n, v) for n, v in state_dict.items()})

@@ -215,3 +215,46 @@ def test_a_script_runs_as_python_would_run_it(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     worker.main()
     assert capsys.readouterr().out.splitlines() == ["__main__ 3 ['a']", f"__main__ ['{tmp_path}/beside_too.py', 'b']"]
+
+
+# The example
+
+EXAMPLE = [str(HERE.parent / "examples" / "distributed_digits.py"), "--images", "512", "--batch-size", "128"]
+
+
+@pytest.fixture(scope="module")
+def example(tmp_path_factory):
+    """Runs the example; compiling is most of it, so little is optimised, and what one run compiles the next need not."""
+    quick = {
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("cache")),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    }
+    env = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"} | quick
+
+    def run(before, *options):
+        command = [*before, *EXAMPLE, *map(str, options)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, env=env)
+
+    return run
+
+
+def test_a_killed_run_resumes_and_ends_with_the_weights_of_an_undisturbed_one(example, tmp_path):
+    two, options = [*LAUNCH, "1", "--grace", "2"], ["--epochs", 2]
+    killed = example(two, *options, "--out", tmp_path / "killed", "--die-at", 5)
+    assert killed.returncode == 137, killed.stderr
+    assert "launch: process 1 was killed by SIGKILL" in killed.stderr
+    resumed = example(two, *options, "--out", tmp_path / "killed")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "[0] resumed after epoch 1" in resumed.stdout
+    undisturbed = example([sys.executable], *options, "--out", tmp_path / "alone", "--devices", 2)
+    assert undisturbed.returncode == 0, undisturbed.stderr
+    got, expected = (dict(np.load(tmp_path / kind / "weights.npz")) for kind in ("killed", "alone"))
+    problem.assert_same(got, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("style", ["data-parallel", "mesh"])
+def test_the_other_styles_learn(example, tmp_path, style):
+    shown = example([sys.executable, "-W", "error"], "--epochs", 1, "--out", tmp_path, "--style", style, "--devices", 4)
+    assert shown.returncode == 0, shown.stderr
+    assert float(shown.stdout.rpartition("test accuracy ")[2].split()[0]) > 25  # of ten digits; a second epoch would bring 70

@@ -232,6 +232,8 @@ class TestSharding:
         held = {str(x.sharding.spec) for x in jax.tree.leaves(optimizers[0]._state) if x.ndim == 2}
         assert held == {str(P("data")), str(P("model")), str(P(None, "model"))}
         assert m[1].weight.sharding.is_equivalent_to(NamedSharding(self.MESH, P("model", None)), 2)
+        optimizers[0].load_state_dict(optimizers[0].state_dict())
+        assert {str(x.sharding.spec) for x in jax.tree.leaves(optimizers[0]._state) if x.ndim == 2} == held
         with pytest.raises(ValueError, match='train_step: only mapping="jit" takes sharded parameters'):
             parallel.train_step(loss_fn, optimizers[0], mesh=self.MESH)(x, y)
 
