@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import copy
 
 import jax
@@ -12,6 +13,7 @@ import pytest
 
 import jnn as nn
 import jnn.functional as F
+from jnn.parallel import data_parallel, gather, parallel_apply, replicate, scatter
 
 X = np.random.default_rng(0).standard_normal((8, 3)).astype(np.float32)
 Y = np.random.default_rng(1).integers(0, 2, 8)
@@ -89,3 +91,81 @@ def test_other_shapes_and_refusals():
         nn.DataParallel(3)
     with pytest.raises(ValueError, match="DataParallel: the inputs must have one batch size"):
         nn.DataParallel(nn.Bilinear(2, 2, 2), [0, 1])(np.ones((2, 2), np.float32), np.ones((4, 2), np.float32))
+
+
+def test_synchronised_statistics_are_those_of_the_whole_batch():
+    for size in (8, 7):  # the second is computed as one
+        plain, parallel = model(), nn.DataParallel(nn.SyncBatchNorm.convert_sync_batchnorm(model()), [0, 1, 2, 3])
+        parallel.module.load_state_dict(plain.state_dict())
+        np.testing.assert_allclose(parallel(X[:size]), plain(X[:size]), rtol=1e-4, atol=1e-5)
+        for name, value in plain.state_dict().items():
+            np.testing.assert_allclose(parallel.state_dict()[f"module.{name}"], value, rtol=1e-5, atol=1e-6)
+
+
+def test_outputs_are_gathered_where_output_device_says():
+    m = model().eval()
+    devices = jax.local_devices()
+    spread = nn.DataParallel(m, [0, 1])(X)
+    assert len(spread.devices()) == 2
+    for output_device, expected in ((3, devices[3]), (devices[2], devices[2]), ("cpu", devices[0])):
+        out = nn.DataParallel(m, devices[:2], output_device)(X)
+        assert out.devices() == {expected}
+        np.testing.assert_array_equal(out, spread)
+    with pytest.raises(ValueError, match="DataParallel: device_ids must be numbers of the 8 local devices"):
+        nn.DataParallel(m, [0, 1], 99)
+    copied = copy.deepcopy(nn.DataParallel(m, [0, 1], 3))
+    np.testing.assert_array_equal(copied(X), spread)
+    functional = data_parallel(m, X, [0, 1], 3)
+    np.testing.assert_array_equal(functional, spread)
+    np.testing.assert_array_equal(data_parallel(m, (), [0], module_kwargs={"input": X}), m(X))
+
+
+class TestParts:
+    """replicate, scatter, parallel_apply and gather do what DataParallel does in one."""
+
+    def test_together(self):
+        m, other = model(), model()
+        other.load_state_dict(m.state_dict())
+        replicas = replicate(m, [1, 2, 3])
+        outputs = parallel_apply(replicas, [(x,) for x in scatter(X, [1, 2, 3])], devices=[1, 2, 3])
+        assert [out.devices().pop() for out in outputs] == jax.local_devices()[1:4]
+        expected, state = by_parts(other, X, [slice(0, 3), slice(3, 6), slice(6, 8)])
+        np.testing.assert_allclose(gather(outputs, 0), expected, rtol=1e-5, atol=1e-6)
+        for name, value in state.items():  # the first replica has written to the module's own buffers
+            np.testing.assert_allclose(m.state_dict()[name], value, rtol=1e-5, atol=1e-6)
+
+    def test_replicas(self):
+        m = nn.Sequential(nn.Linear(3, 3), nn.ReLU())
+        m.append(m[0])  # tied
+        first, second = replicate(m, [0, 1], detach=True)
+        assert second[0] is second[2]
+        assert not any(p.requires_grad for p in first.parameters())
+        assert m[0].weight.requires_grad
+        second[0].weight.data.fill_(0)
+        assert np.any(m[0].weight)
+        assert replicate(m, []) == []
+
+    def test_scatter_as_torch(self):
+        Pair = collections.namedtuple("Pair", "a b")
+        parts = scatter({"x": X, "rest": [Pair(X[:, :1], "label"), 3], "none": ()}, [0, 1, 2])
+        assert [p["x"].shape[0] for p in parts] == [3, 3, 2]
+        assert all(isinstance(p["rest"][0], Pair) and p["rest"][0].b == "label" and p["rest"][1] == 3 and p["none"] == () for p in parts)
+        assert isinstance(scatter(X, [0, 1]), tuple)
+        assert len(scatter(X[:2], [0, 1, 2])) == 2  # fewer rows than devices
+        assert [p.shape for p in scatter(X, [0, 1], dim=1)] == [(8, 2), (8, 1)]
+        assert scatter("text", [0, 1]) == ["text", "text"]
+
+    def test_gather_as_torch(self):
+        Pair = collections.namedtuple("Pair", "a b")
+        parts = [{"p": Pair(jnp.ones((1, 2)), None)}, {"p": Pair(jnp.zeros((2, 2)), None)}]
+        assert gather(parts, 1)["p"].a.shape == (3, 2)
+        assert gather(parts, 1)["p"].b is None
+        with pytest.warns(UserWarning, match="gather: scalars are joined to a vector"):
+            assert gather([jnp.float32(1), jnp.float32(2)], "cpu").tolist() == [1.0, 2.0]
+        with pytest.raises(ValueError, match="gather: dicts must have the same keys"):
+            gather([{"a": X}, {"b": X}], 0)
+        with pytest.raises(ValueError, match="parallel_apply: every module needs its inputs.*modules=1, inputs=2"):
+            parallel_apply([nn.Identity()], [X, X])
+        with pytest.raises(RuntimeError, match="weight") as caught:
+            parallel_apply([nn.Linear(3, 2)], [(X[:, :2],)], devices=[1])
+        assert any("in replica 0 on" in note for note in caught.value.__notes__)
