@@ -105,7 +105,6 @@ from .losses.classification import cross_entropy as cross_entropy
 from .losses.classification import multilabel_soft_margin_loss as multilabel_soft_margin_loss
 from .losses.classification import nll_loss as nll_loss
 from .losses.ctc import ctc_loss as ctc_loss
-from .losses.divergence import kl_div as kl_div
 from .losses.linear_cross_entropy import linear_cross_entropy as linear_cross_entropy
 from .losses.margin import cosine_embedding_loss as cosine_embedding_loss
 from .losses.margin import hinge_embedding_loss as hinge_embedding_loss
@@ -117,6 +116,7 @@ from .losses.margin import triplet_margin_loss as triplet_margin_loss
 from .losses.margin import triplet_margin_with_distance_loss as triplet_margin_with_distance_loss
 from .losses.regression import gaussian_nll_loss as gaussian_nll_loss
 from .losses.regression import huber_loss as huber_loss
+from .losses.regression import kl_div as kl_div
 from .losses.regression import l1_loss as l1_loss
 from .losses.regression import mse_loss as mse_loss
 from .losses.regression import poisson_nll_loss as poisson_nll_loss

@@ -14,7 +14,8 @@ import numpy as np
 from jax.core import Tracer
 
 
-def _who(who: object) -> str:
+def label(who: object) -> str:
+    """The name of a function, a class, or the class of an object."""
     if isinstance(who, str):
         return who
     return who.__name__ if isinstance(who, type) else type(who).__name__
@@ -31,7 +32,7 @@ def _show(value: object) -> str:
 def fail(who: object, rule: str, exc: type[Exception] = ValueError, **got: object) -> NoReturn:
     """Raise ``exc`` saying who refuses, which rule was broken and the values that broke it."""
     values = ", ".join(f"{name}={_show(value)}" for name, value in got.items())
-    raise exc(f"{_who(who)}: {rule}" + (f", got {values}" if values else ""))
+    raise exc(f"{label(who)}: {rule}" + (f", got {values}" if values else ""))
 
 
 def require(ok: object, who: object, rule: str, exc: type[Exception] = ValueError, **got: object) -> None:

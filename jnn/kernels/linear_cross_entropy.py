@@ -12,10 +12,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ..core import dtypes
+from ..core import checks, dtypes
 
 Array = jax.Array
 
+# How many rows are done at once unless the options say otherwise.
+_ROWS = 4096
 # How many logits are held at once: 16 MiB in float32.
 LOGITS = 2**22
 
@@ -51,13 +53,41 @@ def chunk_size(classes: int, columns: int) -> int:
     return next((size for size in range(most, most // 2, -1) if classes % size == 0), most)
 
 
-def elements(x: Array, head: Head, target: Array, scale: Any, smoothing: float) -> Array:
-    """The loss of each row and position, (P, N), for rows ``x`` (N, F). Logits and sums are float32 at least.
+def _rows_at_once(options: Any, rows: int, classes: int, places: int, features: int) -> int:
+    """How many rows are done at once, of ``rows`` with ``classes * places`` logits each."""
+    size, method = (None, "auto") if options is None else (options.batch_chunk_size, options.chunking_method)
+    if method in (None, "auto"):
+        return max(1, min(size or (rows if method is None else _ROWS), rows))
+    aim = -(-rows // -(-classes * places // max(1, features)))
+    chunk = max(1, min((1 << (aim - 1).bit_length()) // int(method.partition(":")[2] or 1), rows))
+    checks.require(size in (None, chunk), "linear_cross_entropy", "batch_chunk_size and chunking_method disagree", size=size, method=method)
+    return chunk
+
+
+def elements(x: Array, head: Head, target: Array, scale: Array | None, smoothing: float, options: Any) -> Array:
+    """The loss of each row and position, (N, P), few rows at a time: x (N, F), target and scale (N, P) or target (N, C, P)."""
+    n = x.shape[0]
+    size = _rows_at_once(options, n, *head.matrix.shape)
+    if size >= n:
+        return _all_at_once(x, head, target, scale, smoothing)
+    blocks = -(-n // size)
+
+    def split(v: Array) -> Array:
+        return jnp.pad(v, [(0, blocks * size - n)] + [(0, 0)] * (v.ndim - 1)).reshape(blocks, size, *v.shape[1:])
+
+    rows = split(x), split(target), None if scale is None else split(scale)
+    found = lax.map(jax.checkpoint(lambda part: _all_at_once(part[0], head, part[1], part[2], smoothing)), rows)
+    return found.reshape(blocks * size, -1)[:n]
+
+
+def _all_at_once(x: Array, head: Head, target: Array, scale: Array | None, smoothing: float) -> Array:
+    """The loss of each row and position, (N, P), for rows ``x`` (N, F). Logits and sums are float32 at least.
 
     Args:
-        target: classes (P, N), each weighted by ``scale``, an array (P, N); or probabilities (C, P, N) where that is None.
+        target: classes (N, P), each weighted by ``scale``, an array (N, P); or probabilities (N, C, P) where that is None.
         smoothing: how much of the target distribution is made uniform.
     """
+    target, scale = jnp.moveaxis(target, 0, -1), None if scale is None else scale.T
     (classes, places, _), n = head.matrix.shape, x.shape[0]
     size, dtype = chunk_size(classes, places * n), dtypes.accumulator(x.dtype)
     chunks = -(-classes // size)
@@ -69,8 +99,8 @@ def elements(x: Array, head: Head, target: Array, scale: Any, smoothing: float) 
 
     def weighted_target(here: Array, part: _Part) -> Array:
         weight = jnp.ones((1, 1, 1), dtype) if part.head.weight is None else part.head.weight[:, None, None]
-        if part.probabilities is not None:
-            return (part.probabilities * (1 - smoothing) + smoothing / classes) * weight
+        if scale is None:
+            return (jnp.asarray(part.probabilities) * (1 - smoothing) + smoothing / classes) * weight
         hit = jnp.where(here == target[None], scale[None], 0)
         return hit * (1 - smoothing) + smoothing / classes * weight if smoothing else hit
 
@@ -96,4 +126,4 @@ def elements(x: Array, head: Head, target: Array, scale: Any, smoothing: float) 
     parts = _Part(numbers, jax.tree.map(part, head), probabilities)
     zero = jnp.zeros((places, n), dtype)
     sums, _ = lax.scan(step, _Sums(zero - 1e30, zero, zero, zero), parts)
-    return (sums.targets * jnp.log(sums.exponentials) - sums.products).astype(x.dtype)
+    return (sums.targets * jnp.log(sums.exponentials) - sums.products).astype(x.dtype).T

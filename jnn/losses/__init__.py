@@ -8,7 +8,6 @@ from .classification import MultiLabelSoftMarginLoss as MultiLabelSoftMarginLoss
 from .classification import NLLLoss as NLLLoss
 from .classification import NLLLoss2d as NLLLoss2d
 from .ctc import CTCLoss as CTCLoss
-from .divergence import KLDivLoss as KLDivLoss
 from .linear_cross_entropy import LinearCrossEntropyLoss as LinearCrossEntropyLoss
 from .linear_cross_entropy import LinearCrossEntropyOptions as LinearCrossEntropyOptions
 from .margin import CosineEmbeddingLoss as CosineEmbeddingLoss
@@ -21,6 +20,7 @@ from .margin import TripletMarginLoss as TripletMarginLoss
 from .margin import TripletMarginWithDistanceLoss as TripletMarginWithDistanceLoss
 from .regression import GaussianNLLLoss as GaussianNLLLoss
 from .regression import HuberLoss as HuberLoss
+from .regression import KLDivLoss as KLDivLoss
 from .regression import L1Loss as L1Loss
 from .regression import MSELoss as MSELoss
 from .regression import PoissonNLLLoss as PoissonNLLLoss

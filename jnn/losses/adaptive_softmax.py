@@ -13,10 +13,10 @@ import numpy as np
 from ..core import checks, rng, tree
 from ..core.spec import Layer, layer
 from ..core.view import Run, View
+from ..kernels.gather import pick
 from ..layers.container import ModuleList, Sequential
 from ..layers.linear import Linear
 from ..layers.softmax import log_softmax
-from .classification import pick
 
 Array = jax.Array
 
@@ -73,10 +73,8 @@ class AdaptiveLogSoftmaxWithLoss(Layer):
         ok = cutoffs and all(a < b for a, b in itertools.pairwise(bounds)) and all(int(c) == c for c in cutoffs)
         rule = "cutoffs must be increasing integers in [1, n_classes - 1], at least one"
         checks.require(ok, self, rule, cutoffs=self.cutoffs, n_classes=self.n_classes)
-        clusters = len(cutoffs)
-        self._set(
-            cutoffs=tuple(map(int, bounds[1:])), shortlist_size=int(cutoffs[0]), n_clusters=clusters, head_size=int(cutoffs[0]) + clusters
-        )
+        first, clusters = int(cutoffs[0]), len(cutoffs)
+        self._set(cutoffs=tuple(map(int, bounds[1:])), shortlist_size=first, n_clusters=clusters, head_size=first + clusters)
 
     def parts(self) -> Mapping[str, Layer]:
         n, place = self.in_features, {"device": self.device, "dtype": self.dtype}

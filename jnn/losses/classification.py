@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from typing import Any
 
@@ -12,7 +13,8 @@ from jax.custom_derivatives import SymbolicZero
 
 from ..core import checks
 from ..core.spec import buffer, config, layer
-from .reduction import Legacy, Loss, constant, loss_function, reduced
+from ..kernels.gather import pick
+from .reduction import Flag, Loss, PlainLoss, constant, loss_function, reduced
 
 Array = jax.Array
 
@@ -34,7 +36,7 @@ def _require_weight(who: str, input: Any, weight: Array | None) -> None:
         checks.same_dtype(who, input=input, weight=weight)
 
 
-def check_indices(who: str, input: Array, target: Array, ignore_index: int) -> None:
+def _check_indices(who: str, input: Array, target: Array, weight: Any, size_average: Any, ignore_index: int, *_: Any) -> None:
     """Refuse known class indices that are no class of ``input``."""
     if input.ndim and target.shape != input.shape and jnp.issubdtype(target.dtype, np.integer):
         checks.index_range(who, "target", target, input.shape[min(input.ndim - 1, 1)], also=ignore_index)
@@ -43,22 +45,6 @@ def check_indices(who: str, input: Array, target: Array, ignore_index: int) -> N
 def _along(weight: Array, like: Array, axis: int) -> Array:
     """Class weights (C,) in the shape of ``like``, whose classes lie at ``axis``."""
     return jax.lax.broadcast_in_dim(weight, like.shape, (axis,))
-
-
-def pick(scores: Array, target: Array, axis: int) -> tuple[Array, Array, Array]:
-    """The scores of the target classes, the targets with 0 for those that are no class of ``scores``, and which are.
-
-    ``target`` has the shape of ``scores`` with any size at ``axis``, or without it.
-    """
-    classes = scores.shape[axis]
-    valid = (target >= 0) & (target < classes)
-    index = jnp.where(valid, target, 0)
-    if classes == 0:
-        return jnp.zeros(target.shape, scores.dtype), index, valid
-    if target.ndim == scores.ndim:
-        return jnp.take_along_axis(scores, index, axis, mode="promise_in_bounds"), index, valid
-    picked = jnp.take_along_axis(scores, jnp.expand_dims(index, axis), axis, mode="promise_in_bounds")
-    return jnp.squeeze(picked, axis), index, valid
 
 
 def target_scale(target: Array, weight: Array | None, classes: int, ignore_index: int, dtype: Any) -> Array:
@@ -98,18 +84,14 @@ def require_target(who: str, input: Any, target: Array, weight: Array | None, ig
     _require_weight(who, input, weight)
 
 
-def _check_nll(input: Array, target: Array, weight: Any, size_average: Any, ignore_index: int, *_: Any) -> None:
-    check_indices("nll_loss", input, target, ignore_index)
-
-
-@loss_function(values=_check_nll)
+@loss_function(values=functools.partial(_check_indices, "nll_loss"))
 def nll_loss(
     input: Array,
     target: Array,
     weight: Array | None = None,
-    size_average: Legacy = None,
+    size_average: Flag = None,
     ignore_index: int = -100,
-    reduce: Legacy = None,
+    reduce: Flag = None,
     reduction: str = "mean",
 ) -> Array:
     """The negative log-likelihood ``-weight[target] * input[target]`` of class indices.
@@ -132,18 +114,14 @@ def nll_loss(
     return reduced(_nll(input, target, scale, weight, ignore_index), reduction, jnp.sum(scale))
 
 
-def _check_cross_entropy(input: Array, target: Array, weight: Any, size_average: Any, ignore_index: int, *_: Any) -> None:
-    check_indices("cross_entropy", input, target, ignore_index)
-
-
-@loss_function(values=_check_cross_entropy)
+@loss_function(values=functools.partial(_check_indices, "cross_entropy"))
 def cross_entropy(
     input: Array,
     target: Array,
     weight: Array | None = None,
-    size_average: Legacy = None,
+    size_average: Flag = None,
     ignore_index: int = -100,
-    reduce: Legacy = None,
+    reduce: Flag = None,
     reduction: str = "mean",
     label_smoothing: float = 0.0,
 ) -> Array:
@@ -178,8 +156,8 @@ def binary_cross_entropy_with_logits(
     input: Array,
     target: Array,
     weight: Array | None = None,
-    size_average: Legacy = None,
-    reduce: Legacy = None,
+    size_average: Flag = None,
+    reduce: Flag = None,
     reduction: str = "mean",
     pos_weight: Array | None = None,
 ) -> Array:
@@ -232,7 +210,7 @@ def _check_probabilities(input: Array, target: Array, *_: Any) -> None:
 
 @loss_function(values=_check_probabilities)
 def binary_cross_entropy(
-    input: Array, target: Array, weight: Array | None = None, size_average: Legacy = None, reduce: Legacy = None, reduction: str = "mean"
+    input: Array, target: Array, weight: Array | None = None, size_average: Flag = None, reduce: Flag = None, reduction: str = "mean"
 ) -> Array:
     """``-weight (y log x + (1 - y) log(1 - x))`` of probabilities, each logarithm at least -100.
 
@@ -253,7 +231,7 @@ def binary_cross_entropy(
 
 @loss_function()
 def multilabel_soft_margin_loss(
-    input: Array, target: Array, weight: Array | None = None, size_average: Legacy = None, reduce: Legacy = None, reduction: str = "mean"
+    input: Array, target: Array, weight: Array | None = None, size_average: Flag = None, reduce: Flag = None, reduction: str = "mean"
 ) -> Array:
     """The mean over classes of ``-weight (y log sigmoid(x) + (1 - y) log sigmoid(-x))``.
 
@@ -277,23 +255,18 @@ class WeightedLoss(Loss):
     class_weight: Any = config(default=None, alias="weight")
     weight: Array | None = buffer()
 
-    def setup(self, key: Array) -> dict[str, Array | None]:
-        return {"weight": constant(self, "weight", self.class_weight)}
-
 
 @layer
 class _IndexLoss(WeightedLoss):
-    size_average: Legacy = None
+    size_average: Flag = None
     ignore_index: int = -100
-    reduce: Legacy = None
+    reduce: Flag = None
     reduction: str = "mean"
 
 
 @layer
-class _ElementLoss(WeightedLoss):
-    size_average: Legacy = None
-    reduce: Legacy = None
-    reduction: str = "mean"
+class _ElementLoss(PlainLoss, WeightedLoss):
+    pass
 
 
 @layer

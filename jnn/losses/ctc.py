@@ -7,59 +7,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
-from ..core import checks, dtypes
-from ..core.derivatives import straight_through
-from ..core.function import function
+from ..core import checks
 from ..core.spec import layer
-from ..kernels.ctc import ZERO, log_likelihood
+from ..kernels import ctc as kernel
 from .reduction import Loss, loss_function, reduced
 
 Array = jax.Array
-
-
-@jax.custom_jvp
-def _mass(log_probs: Array, factor: Array) -> Array:
-    """0 for each sequence, with the derivative ``factor exp(log_probs)``."""
-    return jnp.zeros(log_probs.shape[1], log_probs.dtype)
-
-
-@_mass.defjvp
-def _mass_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
-    return _mass(*primals), jnp.sum(primals[1] * jnp.exp(primals[0]) * tangents[0], (0, 2))
-
-
-def _not_negative(nll: Array, log_probs: Array, live: Array) -> Array:
-    """``nll`` with 0 for what is negative only because the probabilities of the frames were rounded.
-
-    All labellings together have the probability ``prod_t sum_c p_tc``. Where that is 1 but for rounding, so is every bound.
-    """
-    steps, _, classes = log_probs.shape
-
-    def clamp(nll: Array) -> Array:
-        total = jnp.sum(jnp.where(live, jax.nn.logsumexp(log_probs, 2), 0), 0)
-        return jnp.where(total < steps * classes * jnp.finfo(nll.dtype).eps, jnp.maximum(nll, 0), nll)
-
-    return lax.cond(jnp.any(nll < 0), clamp, lambda nll: nll, nll)
-
-
-@function
-@dtypes.in_float32
-def _ctc(log_probs: Array, labels: Array, input_lengths: Array, target_lengths: Array, blank: int, zero_infinity: bool) -> Array:
-    """The loss of each sequence: log_probs (T, N, C), labels (N, S), lengths (N,)."""
-    steps, _, classes = log_probs.shape
-    live = jnp.arange(steps)[:, None] < input_lengths[None]
-    used = jnp.arange(labels.shape[1])[None] < target_lengths[:, None]
-    legal = jnp.all(~used | ((labels >= 0) & (labels < classes)), 1)
-    legal &= (input_lengths >= 0) & (input_lengths <= steps) & (target_lengths >= 0) & (target_lengths <= labels.shape[1])
-    labels = jnp.where(used & legal[:, None], labels, 0)
-    found = log_likelihood(log_probs, labels, live, jnp.where(legal, target_lengths, 0), blank)
-    nll, possible = 0 - found, ~(found < ZERO / 2)
-    nll = straight_through(_not_negative(*lax.stop_gradient((nll, log_probs)), live), nll)
-    slope = jnp.where(possible, 1.0, 0.0 if zero_infinity else jnp.nan).astype(nll.dtype)
-    factor = jnp.where(live, slope[None], 0)[:, :, None]
-    return (jnp.where(possible, nll, 0.0 if zero_infinity else jnp.inf) + _mass(log_probs, factor)) * jnp.where(legal, 1, jnp.nan)
 
 
 def _lengths(name: str, given: Any, batch: int, most: int) -> Array:
@@ -67,9 +21,8 @@ def _lengths(name: str, given: Any, batch: int, most: int) -> Array:
     lengths = jnp.asarray(given)
     integral = jnp.issubdtype(lengths.dtype, np.integer) or not lengths.size
     checks.require(integral, "ctc_loss", f"{name} must be integers", RuntimeError, dtype=lengths.dtype)
-    checks.require(
-        lengths.size == batch, "ctc_loss", f"{name} must have one length for each sequence", RuntimeError, batch=batch, got=given
-    )
+    fits = lengths.size == batch
+    checks.require(fits, "ctc_loss", f"{name} must have one length for each sequence", RuntimeError, batch=batch, got=given)
     checks.index_range("ctc_loss", name, lengths, most + 1, exc=RuntimeError)
     return lengths.reshape(batch)
 
@@ -78,9 +31,8 @@ def _padded(targets: Array, target_lengths: Array) -> Array:
     """Concatenated targets as (N, S), with anything past each length; S is the largest length, or all where they are traced."""
     known = checks.concrete(target_lengths)
     if known is not None:
-        checks.require(
-            known.sum() == targets.size, "ctc_loss", "targets must hold sum(target_lengths) labels", RuntimeError, targets=targets
-        )
+        fits = known.sum() == targets.size
+        checks.require(fits, "ctc_loss", "targets must hold sum(target_lengths) labels", RuntimeError, targets=targets)
     width = targets.size if known is None else int(known.max(initial=0))
     if not width:
         return jnp.zeros((target_lengths.size, 0), targets.dtype)
@@ -141,12 +93,11 @@ def ctc_loss(
     target_lengths = _lengths("target_lengths", target_lengths, batch, targets.shape[-1])
     if targets.ndim == 1:
         targets = _padded(targets, target_lengths)
-    checks.require(
-        targets.shape[0] == batch, who, "targets must have one row for each sequence", RuntimeError, targets=targets, batch=batch
-    )
+    fits = targets.shape[0] == batch
+    checks.require(fits, who, "targets must have one row for each sequence", RuntimeError, targets=targets, batch=batch)
     labels = targets.astype(target_lengths.dtype)
     _check_labels(labels, target_lengths, classes)
-    losses = _ctc(log_probs, labels, input_lengths, target_lengths, blank, zero_infinity)
+    losses = kernel.losses(log_probs, labels, input_lengths, target_lengths, blank, zero_infinity)
     if reduction == "mean":
         losses = losses / jnp.maximum(target_lengths, 1).astype(losses.dtype)
     return reduced(losses if batched else losses[0], reduction)

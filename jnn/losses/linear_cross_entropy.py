@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from ..core import checks
 from ..core.spec import Layer, buffer, config, layer
@@ -20,9 +19,6 @@ from .classification import require_smoothing, require_target, target_scale
 from .reduction import Loss, constant, loss_function, reduced
 
 Array = jax.Array
-
-# How many rows are done at once unless the options say otherwise.
-ROWS = 4096
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,32 +51,6 @@ class LinearCrossEntropyOptions:
         if self.batch_chunk_size is not None:
             checks.require(isinstance(self.batch_chunk_size, int), self, "batch_chunk_size must be an int", got=self.batch_chunk_size)
             checks.integer(self, "batch_chunk_size", self.batch_chunk_size, 1)
-
-
-def _rows(options: Any, rows: int, features: int, logits: int) -> int:
-    """How many rows are done at once, of ``rows`` with ``logits`` logits each."""
-    size, method = (None, "auto") if options is None else (options.batch_chunk_size, options.chunking_method)
-    if method in (None, "auto"):
-        return max(1, min(size or (rows if method is None else ROWS), rows))
-    aim = -(-rows // -(-logits // max(1, features)))
-    chunk = max(1, min((1 << (aim - 1).bit_length()) // int(method.partition(":")[2] or 1), rows))
-    checks.require(size in (None, chunk), "linear_cross_entropy", "batch_chunk_size and chunking_method disagree", size=size, method=method)
-    return chunk
-
-
-def _elements(x: Array, head: Head, target: Array, scale: Array | None, smoothing: float, size: int) -> Array:
-    """The loss of each row and position, (N, P), ``size`` rows at a time: x (N, F), target and scale (N, P) or target (N, C, P)."""
-    n = x.shape[0]
-    if size < n:
-        blocks = -(-n // size)
-
-        def split(v: Array) -> Array:
-            return jnp.pad(v, [(0, blocks * size - n)] + [(0, 0)] * (v.ndim - 1)).reshape(blocks, size, *v.shape[1:])
-
-        rows = split(x), split(target), None if scale is None else split(scale)
-        found = lax.map(jax.checkpoint(lambda part: _elements(part[0], head, part[1], part[2], smoothing, size)), rows)
-        return found.reshape(blocks * size, -1)[:n]
-    return kernel.elements(x, head, jnp.moveaxis(target, 0, -1), None if scale is None else scale.T, smoothing).T
 
 
 def _check_target(input: Array, linear_weight: Array, target: Array, *, ignore_index: int | None = None, **_: Any) -> None:
@@ -135,17 +105,15 @@ def linear_cross_entropy(
     ignored = -100 if ignore_index is None else ignore_index
     require_target(who, logits, target, weight, ignored, label_smoothing)
 
-    total, places = classes[0], math.prod(classes[1:])
+    shape = classes[0], math.prod(classes[1:])
+    head = Head(linear_weight.reshape(*shape, features), None if linear_bias is None else linear_bias.reshape(shape), weight)
     x = jnp.atleast_2d(input)
-    n = x.shape[0]
-    head = Head(linear_weight.reshape(total, places, features), None if linear_bias is None else linear_bias.reshape(total, places), weight)
-    size = _rows(options, n, features, total * places)
     if probable:
-        elements = _elements(x, head, target.reshape(n, total, places), None, label_smoothing, size)
+        elements = kernel.elements(x, head, target.reshape(len(x), *shape), None, label_smoothing, options)
         return reduced(elements.reshape(*input.shape[:-1], *classes[1:]), reduction)
-    scale = target_scale(target, weight, total, ignored, input.dtype)
-    found = _elements(x, head, target.reshape(n, places), scale.reshape(n, places), label_smoothing, size).reshape(target.shape)
-    return reduced(jnp.where(target == ignored, 0, found), reduction, jnp.sum(scale))
+    scale = target_scale(target, weight, classes[0], ignored, input.dtype)
+    found = kernel.elements(x, head, target.reshape(len(x), -1), scale.reshape(len(x), -1), label_smoothing, options)
+    return reduced(jnp.where(target == ignored, 0, found.reshape(target.shape)), reduction, jnp.sum(scale))
 
 
 @layer
@@ -192,9 +160,6 @@ class LinearCrossEntropyLoss(Loss):
         require_smoothing(self, smoothing)
         self._set(out_features=tuple(self.out_features))
 
-    def setup(self, key: Array) -> dict[str, Array | None]:
-        return {"weight": constant(self, "weight", self.class_weight)}
-
     def parts(self) -> Mapping[str, Layer]:
         outputs = math.prod(self.out_features, start=self.num_classes)
         return {"linear": Linear(self.in_features, outputs, self.use_bias, self.device, self.dtype)}
@@ -203,10 +168,11 @@ class LinearCrossEntropyLoss(Loss):
         # The one place where a layer reads a child's arrays: to call the child would be to hold all logits.
         matrix, bias, classes = s.linear.weight, s.linear.bias, (self.num_classes, *self.out_features)
         matrix, bias = jnp.reshape(matrix, (*classes, -1)), None if bias is None else jnp.reshape(bias, classes)
-        config = {name: getattr(self, name) for name in ("reduction", "ignore_index", "label_smoothing", "options")}
-        return linear_cross_entropy(input, matrix, target, linear_bias=bias, weight=s.weight, **config)
+        return linear_cross_entropy(input, matrix, target, linear_bias=bias, weight=s.weight, **self._shown())
 
     def extra_repr(self) -> str:
-        names = ["reduction", "ignore_index", "label_smoothing", "options"]
         head = f"in_features={self.in_features}, num_classes={self.num_classes}, out_features={self.out_features}, bias={self.use_bias}"
-        return ", ".join([head, *(f"{name}={getattr(self, name)}" for name in names)])
+        return ", ".join([head, *(f"{name}={value}" for name, value in self._shown().items())])
+
+    def _shown(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("reduction", "ignore_index", "label_smoothing", "options")}

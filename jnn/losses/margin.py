@@ -11,16 +11,16 @@ import numpy as np
 
 from ..core import checks
 from ..core.spec import Layer, buffer, config, layer
+from ..kernels.gather import pick
 from ..layers.distance import PairwiseDistance, pairwise_distance
-from .classification import pick
-from .reduction import Legacy, Loss, PlainLoss, constant, hinge, loss_function, reduced
+from .reduction import Flag, Loss, PlainLoss, constant, hinge, loss_function, reduced
 
 Array = jax.Array
 
 
 @loss_function()
 def hinge_embedding_loss(
-    input: Array, target: Array, margin: float = 1.0, size_average: Legacy = None, reduce: Legacy = None, reduction: str = "mean"
+    input: Array, target: Array, margin: float = 1.0, size_average: Flag = None, reduce: Flag = None, reduction: str = "mean"
 ) -> Array:
     """The distance ``input`` where target is 1, ``max(0, margin - input)`` where it is -1, and their sum where it is neither.
 
@@ -31,7 +31,7 @@ def hinge_embedding_loss(
 
 
 @loss_function()
-def soft_margin_loss(input: Array, target: Array, size_average: Legacy = None, reduce: Legacy = None, reduction: str = "mean") -> Array:
+def soft_margin_loss(input: Array, target: Array, size_average: Flag = None, reduce: Flag = None, reduction: str = "mean") -> Array:
     """``log(1 + exp(-target input))`` for targets of 1 and -1.
 
     Shape: input (*), target the same or broadcastable; output () or (*) for reduction "none".
@@ -44,13 +44,7 @@ def soft_margin_loss(input: Array, target: Array, size_average: Legacy = None, r
 
 @loss_function()
 def margin_ranking_loss(
-    input1: Array,
-    input2: Array,
-    target: Array,
-    margin: float = 0,
-    size_average: Legacy = None,
-    reduce: Legacy = None,
-    reduction: str = "mean",
+    input1: Array, input2: Array, target: Array, margin: float = 0, size_average: Flag = None, reduce: Flag = None, reduction: str = "mean"
 ) -> Array:
     """``max(0, margin - target (input1 - input2))``: input1 shall be the larger where target is 1, the smaller where it is -1.
 
@@ -72,13 +66,7 @@ def _require_one_rank(who: str, arrays: Mapping[str, Array]) -> None:
 
 @loss_function()
 def cosine_embedding_loss(
-    input1: Array,
-    input2: Array,
-    target: Array,
-    margin: float = 0,
-    size_average: Legacy = None,
-    reduce: Legacy = None,
-    reduction: str = "mean",
+    input1: Array, input2: Array, target: Array, margin: float = 0, size_average: Flag = None, reduce: Flag = None, reduction: str = "mean"
 ) -> Array:
     """``1 - cos(input1, input2)`` where target is 1, ``max(0, cos(input1, input2) - margin)`` where it is -1, else 0.
 
@@ -128,8 +116,8 @@ def multi_margin_loss(
     p: int = 1,
     margin: float = 1.0,
     weight: Array | None = None,
-    size_average: Legacy = None,
-    reduce: Legacy = None,
+    size_average: Flag = None,
+    reduce: Flag = None,
     reduction: str = "mean",
 ) -> Array:
     """``sum_(j != y) weight[y] max(0, margin - input[y] + input[j])^p / C`` for the right class y.
@@ -151,11 +139,8 @@ def multi_margin_loss(
     checks.require(ok, who, "weight must have one element per class", RuntimeError, input=input, weight=weight)
     right, index, valid = pick(x, target.reshape(n), 1)
     z = margin - right[:, None] + x
-    counts = (z > 0) & (jnp.arange(classes)[None] != index[:, None])
-    terms = jnp.where(counts, z, 0) ** p
-    elements = jnp.mean(terms, 1) * jnp.where(valid, 1, jnp.nan)
-    if weight is not None:
-        elements = elements * weight[index]
+    terms = jnp.where((z > 0) & (jnp.arange(classes)[None] != index[:, None]), z, 0) ** p
+    elements = jnp.mean(terms, 1) * jnp.where(valid, 1 if weight is None else weight[index], jnp.nan)
     return reduced(elements.reshape(target.shape), reduction)
 
 
@@ -171,9 +156,7 @@ def _check_multilabel_margin(input: Array, target: Array, *_: Any) -> None:
 
 
 @loss_function(values=_check_multilabel_margin)
-def multilabel_margin_loss(
-    input: Array, target: Array, size_average: Legacy = None, reduce: Legacy = None, reduction: str = "mean"
-) -> Array:
+def multilabel_margin_loss(input: Array, target: Array, size_average: Flag = None, reduce: Flag = None, reduction: str = "mean") -> Array:
     """``sum_(t, j) max(0, 1 - input[t] + input[j]) / C`` over right classes t and wrong classes j.
 
     The right classes are those that stand in target before its first -1.
@@ -225,8 +208,8 @@ def triplet_margin_loss(
     p: float = 2,
     eps: float = 1e-6,
     swap: bool = False,
-    size_average: Legacy = None,
-    reduce: Legacy = None,
+    size_average: Flag = None,
+    reduce: Flag = None,
     reduction: str = "mean",
 ) -> Array:
     """``max(0, margin + d(anchor, positive) - d(anchor, negative))`` with ``d(a, b) = ||a - b + eps||_p`` over the last dimension.
@@ -272,8 +255,8 @@ def triplet_margin_with_distance_loss(
 @layer
 class _MarginLoss(Loss):
     margin: float = 0.0
-    size_average: Legacy = None
-    reduce: Legacy = None
+    size_average: Flag = None
+    reduce: Flag = None
     reduction: str = "mean"
 
 
@@ -361,17 +344,14 @@ class MultiMarginLoss(Loss):
     p: int = 1
     margin: float = 1.0
     class_weight: Any = config(default=None, alias="weight")
-    size_average: Legacy = None
-    reduce: Legacy = None
+    size_average: Flag = None
+    reduce: Flag = None
     reduction: str = "mean"
     weight: Array | None = buffer()
 
     def validate(self) -> None:
         super().validate()
         _require_multi_margin(self, self.p, constant(self, "weight", self.class_weight))
-
-    def setup(self, key: Array) -> dict[str, Array | None]:
-        return {"weight": constant(self, "weight", self.class_weight)}
 
     def compute(self, s: Any, input: Array, target: Array) -> Array:
         return multi_margin_loss(input, target, self.p, self.margin, s.weight, reduction=self.reduction)
@@ -413,8 +393,8 @@ class TripletMarginLoss(Loss):
     p: float = 2.0
     eps: float = 1e-6
     swap: bool = False
-    size_average: Legacy = None
-    reduce: Legacy = None
+    size_average: Flag = None
+    reduce: Flag = None
     reduction: str = "mean"
 
     def validate(self) -> None:

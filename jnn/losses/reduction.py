@@ -19,15 +19,11 @@ Array = jax.Array
 P = ParamSpec("P")
 R = TypeVar("R")
 # What the deprecated size_average and reduce may be.
-Legacy = bool | None
+Flag = bool | None
 REDUCTIONS = ("none", "mean", "sum")
 
 
-def _name(who: object) -> str:
-    return who if isinstance(who, str) else type(who).__name__
-
-
-def resolve(who: object, reduction: str, size_average: Legacy, reduce: Legacy, allowed: tuple[str, ...], stacklevel: int) -> str:
+def resolve(who: object, reduction: str, size_average: Flag, reduce: Flag, allowed: tuple[str, ...], level: int) -> str:
     """The reduction that the arguments ask for; the deprecated ``size_average`` and ``reduce`` win where they are given.
 
     Raises:
@@ -36,9 +32,9 @@ def resolve(who: object, reduction: str, size_average: Legacy, reduce: Legacy, a
     if size_average is not None or reduce is not None:
         old = "mean" if size_average in (None, True) else "sum"
         reduction = "none" if reduce is not None and not reduce else old
-        warnings.warn(f"{_name(who)}: size_average and reduce are deprecated, use reduction={reduction!r}", UserWarning, stacklevel + 1)
+        warnings.warn(f"{checks.label(who)}: size_average and reduce are deprecated, use reduction={reduction!r}", stacklevel=level + 1)
     elif reduction == "elementwise_mean":
-        warnings.warn(f"{_name(who)}: reduction='elementwise_mean' is deprecated, use reduction='mean'", UserWarning, stacklevel + 1)
+        warnings.warn(f"{checks.label(who)}: reduction='elementwise_mean' is deprecated, use reduction='mean'", stacklevel=level + 1)
         reduction = "mean"
     checks.choice(who, "reduction", reduction, allowed)
     return reduction
@@ -99,17 +95,20 @@ class Loss(Layer):
     def validate(self) -> None:
         config: Any = self
         old = (getattr(self, "size_average", None), getattr(self, "reduce", None))
-        self._set(reduction=resolve(self, config.reduction, *old, self.reductions, 3))
-        if old != (None, None):
-            self._set(size_average=None, reduce=None)
+        decoded = {} if old == (None, None) else {"size_average": None, "reduce": None}
+        self._set(reduction=resolve(self, config.reduction, *old, self.reductions, 3), **decoded)
+
+    def setup(self, key: Array) -> dict[str, Array | None]:
+        config: Any = self
+        return {"weight": constant(self, "weight", config.class_weight)} if hasattr(self, "class_weight") else {}
 
 
 @layer
 class PlainLoss(Loss):
     """Base of the losses whose arguments are the reduction alone, or begin with it."""
 
-    size_average: Legacy = None
-    reduce: Legacy = None
+    size_average: Flag = None
+    reduce: Flag = None
     reduction: str = "mean"
 
 

@@ -1,8 +1,9 @@
-"""Losses between a prediction and a target of the same shape."""
+"""Losses between a prediction and a target of the same shape: numbers, or log-probabilities."""
 
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
 import jax
@@ -12,9 +13,10 @@ from jax import lax
 from ..core import checks
 from ..core.derivatives import straight_through
 from ..core.spec import layer
-from .reduction import Legacy, Loss, PlainLoss, loss_function, reduced, warn_of_shapes
+from .reduction import REDUCTIONS, Flag, Loss, PlainLoss, loss_function, reduced, warn_of_shapes
 
 Array = jax.Array
+_OF_DIVERGENCE = (*REDUCTIONS, "batchmean")
 
 
 def _distance(x: Array, y: Array) -> Array:
@@ -34,7 +36,7 @@ def _weighted(who: str, elements: Array, weight: Array | None, input: Array) -> 
 
 @loss_function(values=warn_of_shapes)
 def l1_loss(
-    input: Array, target: Array, size_average: Legacy = None, reduce: Legacy = None, reduction: str = "mean", weight: Array | None = None
+    input: Array, target: Array, size_average: Flag = None, reduce: Flag = None, reduction: str = "mean", weight: Array | None = None
 ) -> Array:
     """The absolute error ``|input - target|``, each element times ``weight`` where one is given.
 
@@ -52,7 +54,7 @@ def l1_loss(
 
 @loss_function(values=warn_of_shapes)
 def mse_loss(
-    input: Array, target: Array, size_average: Legacy = None, reduce: Legacy = None, reduction: str = "mean", weight: Array | None = None
+    input: Array, target: Array, size_average: Flag = None, reduce: Flag = None, reduction: str = "mean", weight: Array | None = None
 ) -> Array:
     """The squared error ``(input - target)^2``, each element times ``weight`` where one is given.
 
@@ -77,7 +79,7 @@ def _huber(distance: Array, delta: float) -> Array:
 
 @loss_function(values=warn_of_shapes)
 def smooth_l1_loss(
-    input: Array, target: Array, size_average: Legacy = None, reduce: Legacy = None, reduction: str = "mean", beta: float = 1.0
+    input: Array, target: Array, size_average: Flag = None, reduce: Flag = None, reduction: str = "mean", beta: float = 1.0
 ) -> Array:
     """``d^2 / (2 beta)`` where ``d = |input - target|`` is below ``beta``, else ``d - beta / 2``; for ``beta`` 0, d itself.
 
@@ -113,9 +115,9 @@ def poisson_nll_loss(
     target: Array,
     log_input: bool = True,
     full: bool = False,
-    size_average: Legacy = None,
+    size_average: Flag = None,
     eps: float = 1e-8,
-    reduce: Legacy = None,
+    reduce: Flag = None,
     reduction: str = "mean",
 ) -> Array:
     """The negative log-likelihood of counts under Poisson(exp(input)), or Poisson(input) without ``log_input``.
@@ -164,6 +166,37 @@ def gaussian_nll_loss(
     var = straight_through(jnp.maximum(var, eps), var)
     elements = 0.5 * (jnp.log(var) + jnp.square(x - y) / var)
     return reduced(elements + 0.5 * math.log(2 * math.pi) if full else elements, reduction)
+
+
+def _warn_of_mean(input: Array, target: Array, size_average: Any, reduce: Any, reduction: str, *_: Any) -> None:
+    if reduction == "mean":
+        warnings.warn("kl_div: 'mean' divides by the number of elements; 'batchmean' is the divergence", UserWarning, stacklevel=4)
+
+
+@loss_function(allowed=_OF_DIVERGENCE, values=_warn_of_mean)
+def kl_div(
+    input: Array, target: Array, size_average: Flag = None, reduce: Flag = None, reduction: str = "mean", log_target: bool = False
+) -> Array:
+    """The Kullback-Leibler divergence ``target (log target - input)`` of log-probabilities ``input`` from ``target``.
+
+    "mean" divides by the number of elements, which is seldom meant, and warns; "batchmean" by the size of the first dimension.
+
+    Shape: input (*), target the same or broadcastable; output () or (*) for reduction "none".
+
+    Args:
+        log_target: whether target holds log-probabilities too.
+
+    Differs from torch: where a target probability is 0 its gradient is ``-input``, not NaN.
+    """
+    x, y = checks.broadcast("kl_div", input=input, target=target)
+    if log_target:
+        elements = jnp.exp(y) * (y - x)
+    else:
+        zero = y == 0
+        elements = jnp.where(zero, 0, y * jnp.log(jnp.where(zero, 1, y))) - y * x
+    if reduction == "batchmean":
+        return reduced(elements, "mean", input.shape[0] if input.ndim else 1)
+    return reduced(elements, reduction)
 
 
 @layer
@@ -256,9 +289,9 @@ class PoissonNLLLoss(Loss):
 
     log_input: bool = True
     full: bool = False
-    size_average: Legacy = None
+    size_average: Flag = None
     eps: float = 1e-8
-    reduce: Legacy = None
+    reduce: Flag = None
     reduction: str = "mean"
 
     def compute(self, s: Any, log_input: Array, target: Array) -> Array:
@@ -286,3 +319,22 @@ class GaussianNLLLoss(Loss):
 
     def compute(self, s: Any, input: Array, target: Array, var: Array | float) -> Array:
         return gaussian_nll_loss(input, target, var, self.full, self.eps, self.reduction)
+
+
+@layer
+class KLDivLoss(PlainLoss):
+    """The Kullback-Leibler divergence ``y (log y - x)`` of log-probabilities x from probabilities y.
+
+    Shape: input (*), target (*); output (), or (*) for reduction "none".
+
+    Args:
+        size_average, reduce: deprecated; they override ``reduction``.
+        reduction: "batchmean" (the divergence), "sum", "none", or "mean", which divides by the number of elements and warns.
+        log_target: whether target holds log-probabilities too.
+    """
+
+    log_target: bool = False
+    reductions = _OF_DIVERGENCE
+
+    def compute(self, s: Any, input: Array, target: Array) -> Array:
+        return kl_div(input, target, reduction=self.reduction, log_target=self.log_target)
