@@ -57,7 +57,9 @@ def export(
     try:
         data = jax_export.export(run, platforms=platforms)(*specs).serialize()
     except jax.errors.InconclusiveDimensionOperation as error:
-        message = f"export: {type(module).__name__} computes what depends on an open size; give fewer of them in shapes, or constraints: {error}"
+        message = (
+            f"export: {type(module).__name__} computes what depends on an open size; give fewer of them in shapes, or constraints: {error}"
+        )
         raise CheckpointError(message) from error
     with replacing(path) as beside, open(beside, "wb") as file:
         file.write(data)

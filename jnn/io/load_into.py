@@ -42,6 +42,7 @@ def load_into(
     prefix: str = "",
     rename: Rename | None = None,
     *,
+    assign: bool = False,
     verify: bool = False,
 ) -> LoadReport:
     """Load parameters and buffers from a file.
@@ -54,6 +55,7 @@ def load_into(
             ``"model."`` for that of ``{"model": state_dict, "epoch": 3}``, ``"model.module."`` for both.
         rename: regular expressions and what replaces their matches, in turn, or a function of a name, which drops those
             for which it returns None. Applied after ``prefix``.
+        assign: take the file's dtypes, too, as in ``load_state_dict``; a module made on the meta device needs it.
         verify: see :func:`load`.
 
     Raises:
@@ -73,7 +75,7 @@ def load_into(
         require(new not in state, load_into.__name__, "two names must not become one", name=new)
         state.put(new, array, name, versions)
     _require_some(module, value, state, prefix)
-    report = module.load_state_dict(state, strict=strict)
+    report = module.load_state_dict(state, strict=strict, assign=assign)
     unexpected = set(report.unexpected_keys)
     loaded = [name for name in state if name not in unexpected]
     return LoadReport(loaded, report.missing_keys, report.unexpected_keys, left_out)

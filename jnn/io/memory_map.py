@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ..core.host import FileMap
 from .errors import require
 
 _LARGEST_EXPANDED = 1 << 26
@@ -29,7 +30,7 @@ class MemoryMap:
         require(stat.S_ISREG(status.st_mode), "load", "the path must be that of a file", path=self.path)
         require(status.st_size, "load", "the file is empty", path=self.path)
         with open(self.path, "rb") as file:
-            self.mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            self.mapping = FileMap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self.bytes = np.frombuffer(self.mapping, np.uint8)
 
     def __len__(self) -> int:
@@ -70,15 +71,3 @@ def strided(storage: np.ndarray, offset: int, shape: Sequence[int], strides: Seq
     view = np.ndarray(tuple(shape), storage.dtype, storage, offset * size, tuple(step * size for step in strides))
     view.flags.writeable = False
     return view
-
-
-def release(array: np.ndarray) -> None:
-    """Let go of the memory that holds the pages of a mapped array; they are read again when they are used."""
-    base: object = array
-    while isinstance(base, np.ndarray):
-        base = base.base
-    base = base.obj if isinstance(base, memoryview) else base
-    if isinstance(base, mmap.mmap) and array.nbytes >= mmap.PAGESIZE and hasattr(mmap, "MADV_DONTNEED"):
-        first = array.ctypes.data - np.frombuffer(base, np.uint8).ctypes.data
-        start = first // mmap.PAGESIZE * mmap.PAGESIZE
-        base.madvise(mmap.MADV_DONTNEED, start, min(first + array.nbytes, len(base)) - start)

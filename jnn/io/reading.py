@@ -8,15 +8,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from ..core import dtypes
+from ..core import dtypes, host
 from .errors import refuse, require
-from .memory_map import MemoryMap, release
+from .memory_map import MemoryMap
 from .safetensors import is_safetensors, parse_json, read_safetensors
 from .torch_files import is_legacy, read_legacy, read_zip
 
 Path = str | os.PathLike[str]
 _LARGEST_INDEX = 1 << 26
-_ALIGNMENT = 64
 
 
 def load(path: Path, *, device: Any = None, verify: bool = False) -> Any:
@@ -119,21 +118,4 @@ def _placed(array: np.ndarray, place: Any) -> jax.Array:
         require(fits, "load", "integers of more than 32 bits need JAX's x64 mode", array=array)
         array = array.astype(narrow)
     dtypes.canonical("load", array.dtype)
-    # On the CPU jax would take the file's pages for its own memory.
-    own = _aligned_copy(array) if any(d.platform == "cpu" for d in _devices(place)) else array
-    placed = jax.block_until_ready(jax.device_put(own, place))
-    release(array)
-    return placed
-
-
-def _devices(place: Any) -> Any:
-    return place.device_set if isinstance(place, jax.sharding.Sharding) else (place,)
-
-
-def _aligned_copy(array: np.ndarray) -> np.ndarray:
-    """A copy that jax takes as it is, for which it must be aligned, and not copy again."""
-    memory = np.empty(array.nbytes + _ALIGNMENT, np.uint8)
-    start = -memory.ctypes.data % _ALIGNMENT
-    copy = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
-    np.copyto(copy, array)
-    return copy
+    return host.placed(array, place)

@@ -8,10 +8,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from ..core import checks
+from ..core import checks, host
 from .conversion import Conversion
 from .hooks import RemovableHandle, register
 from .parameter import Variable
@@ -195,5 +194,5 @@ def _load_variable(variable: Variable, key: str, value: Any, assign: bool) -> li
     if isinstance(variable._value, jax.ShapeDtypeStruct) and not assign:
         return [f'While copying "{key}", the parameter is on the meta device; pass assign=True.']
     # A new array: one given by the caller may be changed or donated later.
-    variable._value, variable._shared = jnp.array(value, dtype=None if assign else variable.dtype), False
+    variable._value, variable._shared = host.copied(value, None if assign else variable.dtype), False
     return []
