@@ -21,7 +21,7 @@ from jnn.core import tree
 from . import parallel_problem as problem
 
 LINE = {"mesh": Mesh(np.array(jax.devices()[:4]), ("data",))}
-GRID = {"mesh": Mesh(np.array(jax.devices()[:4]).reshape(2, 2), ("rows", "columns"))}
+GRID = {"mesh": jax.make_mesh((2, 2), ("rows", "columns"), devices=jax.devices()[:4])}  # of explicit axes, by default
 FORMS = {
     "shard_map": LINE,
     "pmap": LINE | {"mapping": "pmap"},
@@ -182,7 +182,7 @@ def test_groups_of_devices():
 
 
 class TestSharding:
-    MESH = Mesh(np.array(jax.devices()).reshape(4, 2), ("data", "model"))
+    MESH = jax.make_mesh((4, 2), ("data", "model"))
     RULES: ClassVar = {"1.weight": P("model", None), "3.weight": P(None, "model"), "*": parallel.fsdp("data")}
 
     def build(self, **kw):
@@ -232,6 +232,8 @@ class TestSharding:
         held = {str(x.sharding.spec) for x in jax.tree.leaves(optimizers[0]._state) if x.ndim == 2}
         assert held == {str(P("data")), str(P("model")), str(P(None, "model"))}
         assert m[1].weight.sharding.is_equivalent_to(NamedSharding(self.MESH, P("model", None)), 2)
+        spread = parallel.shard_batch((x, y), self.MESH)
+        np.testing.assert_allclose(step(*spread), plain(x, y), rtol=1e-5)
         optimizers[0].load_state_dict(optimizers[0].state_dict())
         assert {str(x.sharding.spec) for x in jax.tree.leaves(optimizers[0]._state) if x.ndim == 2} == held
         with pytest.raises(ValueError, match='train_step: only mapping="jit" takes sharded parameters'):

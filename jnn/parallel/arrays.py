@@ -13,10 +13,15 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from ..core import checks
+
+
+def auto(mesh: Mesh) -> Mesh:
+    """The mesh with axes that the compiler looks after, whatever ``jax.make_mesh`` has made of them."""
+    return Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * len(mesh.axis_names))
 
 
 def is_global(x: Any) -> bool:
@@ -124,7 +129,7 @@ def shard_batch(batch: Any, mesh: Mesh, axis_name: str | Sequence[str] = "data")
     sizes = {np.shape(x)[0] if np.ndim(x) else -1 for x in leaves}
     checks.require(len(sizes) == 1 and -1 not in sizes, "shard_batch", "the arrays must have one number of rows", sizes=sorted(sizes))
     parts = math.prod(mesh.shape[axis] for axis in axes)
-    sharding = NamedSharding(mesh, P() if sizes.pop() % parts else P(axes))
+    sharding = NamedSharding(auto(mesh), P() if sizes.pop() % parts else P(axes))
 
     def place(x: Any) -> jax.Array:
         host = _host(x)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from ..core import checks
@@ -23,16 +23,6 @@ from .arrays import Rows, even_split
 
 Step = Callable[..., Any]
 MAPPINGS = ("shard_map", "pmap", "jit")
-
-
-def make_mesh(who: object, mesh: Mesh | None, axes: tuple[str, ...]) -> Mesh:
-    """``mesh`` with axes that the compiler looks after, or all devices in a row."""
-    if mesh is None:
-        checks.require(len(axes) == 1, who, "several axes need a mesh", axis_name=axes)
-        return Mesh(np.array(jax.devices()), axes)
-    known = isinstance(mesh, Mesh) and set(axes) <= set(mesh.axis_names)
-    checks.require(known, who, "axis_name must be of axes of the mesh", axis_name=axes, mesh=getattr(mesh, "shape", mesh))
-    return Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * len(mesh.axis_names))
 
 
 class Placement:
@@ -63,7 +53,12 @@ class Placement:
         uneven: bool = False,
     ) -> None:
         self.axes = (axis_name,) if isinstance(axis_name, str) else tuple(axis_name)
-        self.mesh = make_mesh(self, mesh, self.axes)
+        if mesh is None:
+            checks.require(len(self.axes) == 1, self, "several axes need a mesh", axis_name=self.axes)
+            mesh = Mesh(np.array(jax.devices()), self.axes)
+        known = self.axes and set(self.axes) <= set(mesh.axis_names)
+        checks.require(known, self, "axis_name must be of axes of the mesh", axis_name=self.axes, mesh=mesh.axis_names)
+        self.mesh = placed.auto(mesh)
         checks.choice(self, "mapping", mapping, MAPPINGS)
         one = mapping != "pmap" or (self.mesh.axis_names == self.axes and len(self.axes) == 1)
         checks.require(one, self, "pmap needs a mesh of one axis", mesh=self.mesh.axis_names)

@@ -16,7 +16,7 @@ from ..core import checks, rng, tree
 from ..module.bridge import pure, update
 from ..module.module import Module
 from ..module.structure import structure
-from .placement import make_mesh
+from .arrays import auto
 
 M = TypeVar("M", bound=Module)
 Rule = P | Callable[[str, tuple[int, ...], Mesh], P]
@@ -55,11 +55,7 @@ def shardings(shapes: Mapping[str, Any], mesh: Mesh, rules: Rules | None = None)
         ValueError: a pattern that matches no name; an axis that the mesh does not have; a specification of more dimensions
             than the array has, or one whose axes do not divide their dimension.
     """
-    return _shardings(tree.flatten(shapes), _auto(mesh), rules)
-
-
-def _auto(mesh: Mesh) -> Mesh:
-    return make_mesh("shardings", mesh, ())
+    return _shardings(tree.flatten(shapes), auto(mesh), rules)
 
 
 def _shardings(flat: Mapping[str, Any], mesh: Mesh, rules: Rules | None) -> tree.Tree:
@@ -106,7 +102,7 @@ def init_sharded(net: Any, key: jax.Array, mesh: Mesh, rules: Rules | None = Non
         return flat
 
     params, buffers = jax.eval_shape(init, key, *example)
-    both = tree.flatten(_shardings(params | buffers, _auto(mesh), rules))
+    both = tree.flatten(_shardings(params | buffers, auto(mesh), rules))
     places = [{name: both[name] for name in part} for part in (params, buffers)]
     made = jax.jit(init, out_shardings=places)(key, *example)
     params, buffers = (tree.unflatten({name: part[name] for name in names}) for part, names in zip(made, order, strict=True))
@@ -135,7 +131,7 @@ def shard(module: M, mesh: Mesh, rules: Rules | None = None, key: jax.Array | No
         params, buffers = init_sharded(pure(module), rng.next_key("shard", key), mesh, rules)
         update(module, params, buffers)
         return module
-    flat = tree.flatten(_shardings(variables, _auto(mesh), rules))
+    flat = tree.flatten(_shardings(variables, auto(mesh), rules))
     for name, variable in variables.items():
         variable.data = _put(variable.detach(), flat[name])
     return module
