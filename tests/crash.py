@@ -69,7 +69,8 @@ def lines(process: subprocess.Popen[str]):
     Raises:
         AssertionError: it ended in an error.
     """
-    assert process.stdout is not None and process.stderr is not None
+    assert process.stdout is not None
+    assert process.stderr is not None
     for line in process.stdout:
         word, number = line.split()
         yield word, int(number)
@@ -139,7 +140,8 @@ def saving(kills: int, seed: int, folder: pathlib.Path) -> None:
         if path.exists():
             value = jnn.io.load(path, verify=True)
             number = value["number"]
-            assert (value["a"] == number).all() and value["b"][0] is value["b"][1] and (value["b"][0] == number).all()
+            assert (value["a"] == number).all()
+            assert value["b"][0] is value["b"][1]
         assert last - 1 <= number <= last or (last == 1 and number == 0), f"kill {kill}: {number} is there, {last} was being saved"
         print(f"kill {kill + 1}: killed while saving {last}, found {number}", flush=True)
 

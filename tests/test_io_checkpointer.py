@@ -88,7 +88,7 @@ def test_every_kind_of_leaf(tmp_path):
     for (path, new), old in zip(jax.tree_util.tree_flatten_with_path(restored)[0], jax.tree.leaves(state), strict=True):
         assert type(new) is type(old), path
         if hasattr(old, "dtype"):
-            assert new.dtype == old.dtype and new.shape == old.shape, path
+            assert (new.dtype, new.shape) == (old.dtype, old.shape), path
             as_bytes = [
                 np.asarray(jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x).tobytes() for x in (new, old)
             ]

@@ -98,7 +98,7 @@ class Halves(nn.Module):
 def test_clear_words(tmp_path):
     path = tmp_path / "m.jax"
     with pytest.raises(
-        CheckpointError, match=r"export: Halves computes what depends on an open size; give fewer of them in shapes, or constraints: .*'b' > '3'"
+        CheckpointError, match=r"export: Halves computes what depends on an open size; .* shapes, or constraints: .*'b' > '3'"
     ):
         io.export(Halves(), np.zeros((2, 2), np.float32), path)
     with pytest.raises(TypeError, match="export: module must be a Module, got module=function"):

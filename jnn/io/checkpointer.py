@@ -15,7 +15,7 @@ import numpy as np
 from ..core import checks, rng
 from ..module.module import Module
 from ..optim import Optimizer
-from .errors import CheckpointError, refuse, require
+from .errors import CheckpointError, require
 
 _ARRAYS, _MANIFEST = "arrays", "manifest"
 _VERSION = 1
@@ -264,9 +264,9 @@ def _describe(name: str, leaf: Any) -> dict[str, Any]:
         return {"value": leaf}
     if isinstance(leaf, bytes):
         return {"bytes": base64.b64encode(leaf).decode()}
-    if isinstance(leaf, complex):
-        return {"complex": [leaf.real, leaf.imag]}
-    refuse(Checkpointer, "a state holds arrays, keys, numbers, strings, bytes, Modules and Optimizers", name=name, leaf=type(leaf))
+    known = isinstance(leaf, complex)
+    require(known, Checkpointer, "a state holds arrays, keys, numbers, strings, bytes, Modules and Optimizers", name=name, leaf=type(leaf))
+    return {"complex": [leaf.real, leaf.imag]}
 
 
 def _stored(described: Mapping[str, Any]) -> bool:

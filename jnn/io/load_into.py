@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from ..module.module import Module
-from .errors import CheckpointError, refuse, require
+from .errors import CheckpointError, require
 from .reading import Path, load
 
 Rename = Mapping[str, str] | Callable[[str], str | None]

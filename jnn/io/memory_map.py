@@ -38,7 +38,7 @@ class MemoryMap:
 
     def array(self, dtype: np.dtype, start: int, count: int, what: str) -> np.ndarray:
         """``count`` numbers from byte ``start`` on, as a 1-D array that cannot be written."""
-        sound = 0 <= start and 0 <= count and start + count * dtype.itemsize <= len(self)
+        sound = start >= 0 and count >= 0 and start + count * dtype.itemsize <= len(self)
         require(sound, "load", f"{what} must lie within the file", start=start, bytes=count * dtype.itemsize, file=len(self))
         array = self.bytes[start : start + count * dtype.itemsize].view(dtype)
         if dtype == np.bool_ and count:

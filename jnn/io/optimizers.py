@@ -34,7 +34,7 @@ def optax_from_torch(state_dict: Mapping[str, Any], names: Sequence[str] | Modul
     """
     groups = _groups("optax_from_torch", state_dict)
     labels = {name: str(number) for number, names_in in enumerate(_names_by_group(state_dict, names)) for name in names_in}
-    transforms = {str(number): _transform(group) for number, group in enumerate(groups)}
+    transforms: dict[Any, optax.GradientTransformation] = {str(number): _transform(group) for number, group in enumerate(groups)}
     if len(transforms) == 1:
         return transforms["0"]
 
@@ -92,12 +92,10 @@ def optax_state_from_torch(opt_state: Any, state_dict: Mapping[str, Any], names:
             return jnp.asarray(steps.copy().pop() if steps else 0, leaf.dtype)
         if not name or not states:
             return leaf
-        slot = _SLOTS.get(field)
-        require(
-            slot is not None and slot in states.get(name, {}), who, "torch's state lacks what the transformation keeps", **{field: name}
-        )
+        slot = _SLOTS.get(field, "")
+        require(slot in states.get(name, {}), who, "torch's state lacks what the transformation keeps", **{field: name})
         value = states[name][slot]
-        used.add((name, str(slot)))
+        used.add((name, slot))
         value = np.zeros(leaf.shape, leaf.dtype) if value is None else value  # momentum before the first step
         require(tuple(value.shape) == leaf.shape, who, "shapes must be equal", name=name, torch=tuple(value.shape), optax=leaf.shape)
         return jnp.array(value, leaf.dtype)

@@ -73,9 +73,7 @@ class Pickler:
             return
         write = _WRITERS.get(type(value))
         if write is None:
-            write = next((write for kind, write in _KINDS if isinstance(value, kind)), None)
-        if write is None:
-            self._refuse(value)
+            write = next((write for kind, write in _KINDS if isinstance(value, kind)), Pickler._refuse)
         write(self, value)
 
     def _refuse(self, value: Any) -> None:

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from ..core import dtypes, host
-from .errors import refuse, require
+from .errors import require
 from .memory_map import MemoryMap
 from .safetensors import is_safetensors, parse_json, read_safetensors
 from .torch_files import is_legacy, read_legacy, read_zip
@@ -56,14 +56,16 @@ def _read(path: Path, verify: bool) -> Any:
         return read_legacy(file)
     if is_safetensors(file):
         return read_safetensors(file)
-    if start.lstrip().startswith(b"{"):
-        return _read_shards(file, verify)
-    refuse("load", "the file is neither torch's (zip, or pickles since 0.1.10), nor safetensors, nor an index in JSON", path=file.path)
+    known = start.lstrip().startswith(b"{")
+    require(
+        known, "load", "the file is neither torch's (zip, or pickles in a row), nor safetensors, nor an index in JSON", path=file.path
+    )
+    return _read_shards(file, verify)
 
 
 def _read_shards(index: MemoryMap, verify: bool) -> dict[str, Any]:
     require(len(index) <= _LARGEST_INDEX, "load", "an index must be small", bytes=len(index))
-    places = parse_json(bytes(index.mapping), "the index").get("weight_map")
+    places: Any = parse_json(bytes(index.mapping), "the index").get("weight_map")
     sound = isinstance(places, dict) and all(isinstance(shard, str) for shard in places.values())
     require(sound, "load", "an index must have a weight_map, from names to files", path=index.path)
     folder, shards = os.path.dirname(index.path), {}

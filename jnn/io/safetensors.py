@@ -26,7 +26,7 @@ def parse_json(text: bytes, what: str) -> dict[str, Any]:
         return found
 
     try:
-        value = json.loads(text, object_pairs_hook=once)
+        value = json.loads(text.decode(), object_pairs_hook=once)
     except (ValueError, RecursionError) as error:
         refuse("load", f"{what} is no JSON ({type(error).__name__})")
     require(isinstance(value, dict), "load", f"{what} must be an object in JSON")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 import sys
 import zipfile
@@ -59,7 +60,7 @@ class Archive:
 
     def _require_apart(self) -> None:
         spans = sorted((info.header_offset, self._starts[name] + info.file_size, name) for name, info in self.infos.items())
-        for (_, end, _), (start, _, name) in zip(spans, spans[1:], strict=False):
+        for (_, end, _), (start, _, name) in itertools.pairwise(spans):
             require(end <= start, "load", "the entries of a zip archive must not overlap", name=name)
 
     def stretch(self, name: str) -> tuple[int, int]:
@@ -79,7 +80,7 @@ class Archive:
         """Compare an entry with its checksum, if the archive was written with one."""
         start, size = self.stretch(name)
         wanted = self.infos[name].CRC
-        found = zlib.crc32(self._file.bytes[start : start + size]) if wanted else 0
+        found = zlib.crc32(memoryview(self._file.mapping)[start : start + size]) if wanted else 0
         require(found == wanted, "load", "an entry must have the checksum that the archive gives it", name=name, path=self._file.path)
 
 

@@ -128,8 +128,8 @@ class Builder:
         plain = isinstance(kind, StorageType) or kind is _CONSTANTS["torch.nn.parameter.Parameter"]
         if not plain:
             refuse("load", f"a subclass of Tensor is not read; {_ADVICE}", subclass=kind)
-        require(isinstance(call, Global) and call.call is not None and isinstance(args, tuple), "load", "a tensor is damaged")
-        return call.call(*args)
+        require(isinstance(call, Global) and isinstance(args, tuple), "load", "a tensor is damaged")
+        return call(*args)
 
 
 class Scanner(Builder):
@@ -160,7 +160,8 @@ def _parse_id(key: tuple[Any, ...]) -> tuple[str, np.dtype, Any, int, Any]:
     """``(name, dtype, location, count, view)`` of a persistent id."""
     kind, *rest = (part.decode() if isinstance(part, bytes) else part for part in key)
     require(kind == "storage" and len(rest) in (4, 5), "load", "only storages have persistent ids", id=kind)
-    storage, name, location, count, view = (*rest, None)[:5]
+    parts: Any = (*rest, None)[:5]
+    storage, name, location, count, view = parts
     sound = isinstance(storage, StorageType) and isinstance(name, str) and type(count) is int and count >= 0
     require(sound, "load", "the persistent id of a storage is damaged", id=key)
     return name, storage.dtype or _UNTYPED, location, count, view
@@ -261,7 +262,7 @@ def _numpy_array(kind: Any, shape: Any, code: Any) -> np.ndarray:
     return np.empty(0, np.int8)  # of which BUILD makes the array
 
 
-def _numpy_from_bytes(data: Any, dtype: Any, shape: Any, order: str) -> np.ndarray:
+def _numpy_from_bytes(data: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
     require(order in ("C", "F"), "load", "a numpy array must be in order C or F", order=order)
     return np.frombuffer(_plain(data, (bytes, bytearray)), _dtype(dtype)).reshape(_sizes(shape), order=order)
 

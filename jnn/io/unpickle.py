@@ -26,6 +26,12 @@ class Global:
     def __init__(self, name: str, call: Callable[..., Any] | None = None) -> None:
         self.name, self.call = name, call
 
+    def __call__(self, *args: Any) -> Any:
+        """What it makes of the arguments."""
+        if self.call is None:
+            refuse("load", "the pickle calls what may not be called", called=self)
+        return self.call(*args)
+
     def __repr__(self) -> str:
         return f"<{self.name}>"
 
@@ -110,7 +116,7 @@ class Machine:
                 operation(self)
         except (LookupError, ValueError, TypeError, AttributeError, ArithmeticError, struct.error, RecursionError, MemoryError) as error:
             refuse("load", f"the pickle is damaged ({type(error).__name__}: {error})", at=self.position - begin)
-        refuse("load", f"the pickle holds more than {_MOST_OPERATIONS} operations")
+        return refuse("load", f"the pickle holds more than {_MOST_OPERATIONS} operations")
 
     # Reading
 
@@ -227,10 +233,10 @@ class Machine:
 
     def _reduce(self) -> None:
         args, call = self._stack.pop(), self._stack.pop()
-        ok = isinstance(call, Global) and call.call is not None and type(args) is tuple
+        ok = isinstance(call, Global) and type(args) is tuple
         require(ok, "load", "the pickle calls what may not be called", called=call if isinstance(call, Global) else type(call))
         self._charge(args)
-        self.push(call.call(*args))
+        self.push(call(*args))
 
     def _build(self) -> None:
         state = self._stack.pop()

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..core import tree
-from .errors import CheckpointError, refuse, require
+from .errors import CheckpointError, require
 from .pickling import Pickler, is_array, to_numpy
 from .safetensors import write_safetensors
 
