@@ -202,9 +202,7 @@ def _require_fit(who: object, groups: tuple[tuple[int, ...], ...] | None, size: 
     checks.require(ok, who, "the groups must hold every index along the axis", RuntimeError, groups=groups, size=size)
 
 
-def _find_parts(
-    who: object, group: Any, axes: tuple[Any, ...], groups: tuple[tuple[int, ...], ...] | None, found: Spread | None
-) -> Shards:
+def _find_parts(who: object, group: Any, axes: tuple[Any, ...], groups: tuple[tuple[int, ...], ...] | None, found: Spread | None) -> Shards:
     """``find_shards`` in a program that sees the whole batch."""
     mesh = jax.sharding.get_abstract_mesh()
     known = {n: s for n, s, kind in zip(mesh.axis_names, mesh.axis_sizes, mesh.axis_types) if kind != AxisType.Manual}
