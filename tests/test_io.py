@@ -11,7 +11,6 @@ from collections import Counter, OrderedDict
 
 import jax
 import jax.numpy as jnp
-import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.torch
@@ -395,7 +394,7 @@ def test_versions_of_old_state_dicts_are_kept(tmp_path):
         (lambda: {"f": print}, "only arrays, numbers, strings, dtypes and plain containers are saved"),
         (lambda: jax.random.key(0), r"a random key must be saved as jax\.random\.key_data"),
         (lambda: np.array(["a"]), "torch has no such dtype"),
-        (lambda: np.ones(2, ml_dtypes.int4), "torch has no such dtype"),
+        (lambda: np.ones(2, jnp.int4), "torch has no such dtype"),
         (lambda: nn.optim.optax.ScaleByScheduleState(1), "a named tuple would come back as a plain one"),
         (lambda: 1 << 3000, "an integer must have at most 255 bytes"),
     ],

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import ml_dtypes
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -15,11 +15,11 @@ class Names(NamedTuple):
     safetensors: str | None
 
 
-_NAMES: dict[type, Names] = {
+_NAMES: dict[Any, Names] = {
     np.float32: Names("FloatStorage", "F32"),
     np.float64: Names("DoubleStorage", "F64"),
     np.float16: Names("HalfStorage", "F16"),
-    ml_dtypes.bfloat16: Names("BFloat16Storage", "BF16"),
+    jnp.bfloat16: Names("BFloat16Storage", "BF16"),
     np.int64: Names("LongStorage", "I64"),
     np.int32: Names("IntStorage", "I32"),
     np.int16: Names("ShortStorage", "I16"),
@@ -31,11 +31,11 @@ _NAMES: dict[type, Names] = {
     np.uint16: Names(None, "U16"),
     np.uint32: Names(None, "U32"),
     np.uint64: Names(None, "U64"),
-    ml_dtypes.float8_e4m3fn: Names(None, "F8_E4M3"),
-    ml_dtypes.float8_e5m2: Names(None, "F8_E5M2"),
-    ml_dtypes.float8_e4m3fnuz: Names(None, "F8_E4M3FNUZ"),
-    ml_dtypes.float8_e5m2fnuz: Names(None, "F8_E5M2FNUZ"),
-    ml_dtypes.float8_e8m0fnu: Names(None, "F8_E8M0"),
+    jnp.float8_e4m3fn: Names(None, "F8_E4M3"),
+    jnp.float8_e5m2: Names(None, "F8_E5M2"),
+    jnp.float8_e4m3fnuz: Names(None, "F8_E4M3FNUZ"),
+    jnp.float8_e5m2fnuz: Names(None, "F8_E5M2FNUZ"),
+    jnp.float8_e8m0fnu: Names(None, "F8_E8M0"),
 }
 NAMES = {np.dtype(kind): names for kind, names in _NAMES.items()}
 
