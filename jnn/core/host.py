@@ -62,7 +62,7 @@ def copied(value: Any, dtype: Any = None) -> jax.Array:
         plain
         and value.dtype.isnative
         and jax.dtypes.canonicalize_dtype(value.dtype) == value.dtype
-        and jax.config.values["jax_default_device"] is None
+        and jax.config.jax_default_device is None  # type: ignore[attr-defined]
     ):
         return placed(value)
     return jnp.array(value, dtype=dtype)

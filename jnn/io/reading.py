@@ -57,9 +57,7 @@ def _read(path: Path, verify: bool) -> Any:
     if is_safetensors(file):
         return read_safetensors(file)
     known = start.lstrip().startswith(b"{")
-    require(
-        known, "load", "the file is neither torch's (zip, or pickles in a row), nor safetensors, nor an index in JSON", path=file.path
-    )
+    require(known, "load", "the file is neither torch's (zip, or pickles in a row), nor safetensors, nor an index in JSON", path=file.path)
     return _read_shards(file, verify)
 
 
