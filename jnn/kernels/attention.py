@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..core import checks, dtypes
+from .reductions import softmax
 
 Array = jax.Array
 
@@ -78,9 +79,9 @@ def probabilities(q: Array, k: Array, bias: Array | None, scale: float, *, safe:
     if bias is not None:
         scores = scores + jnp.broadcast_to(bias, scores.shape)
     if not safe or not scores.shape[-1]:
-        return jax.nn.softmax(scores) if scores.shape[-1] else scores
+        return softmax(scores) if scores.shape[-1] else scores
     blind = (scores == -jnp.inf).all(-1, keepdims=True)
-    return jnp.where(blind, 0, jax.nn.softmax(jnp.where(blind, 0, scores)))
+    return jnp.where(blind, 0, softmax(jnp.where(blind, 0, scores)))
 
 
 def drop(x: Array, rate: float, key: Array | None) -> Array:

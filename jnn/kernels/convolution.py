@@ -11,6 +11,7 @@ import numpy as np
 from jax import lax
 
 from ..core import dtypes
+from .platform import native
 
 Array = jax.Array
 Ints = Sequence[int]
@@ -23,7 +24,7 @@ _MOST_GROUPS = 32
 
 def conv(x: Array, w: Array, *, stride: Ints, padding: Pads, dilation: Ints, groups: int = 1) -> Array:
     """The cross-correlation of ``x``, padded by zeros, with ``w``."""
-    if jax.default_backend() != "cpu":
+    if native():
         return _native(x, w, stride, padding, dilation, groups)
     if groups == 1:
         return _dense(x, w, stride, padding, dilation)
@@ -39,13 +40,13 @@ def conv_transpose(x: Array, w: Array, *, stride: Ints, padding: Ints, output_pa
     """The transpose of ``conv`` in its input: every element of ``x`` adds its multiple of ``w`` to the output."""
     in_channels, per_group, *kernel = w.shape
     w = jnp.swapaxes(w.reshape(groups, in_channels // groups, per_group, *kernel), 1, 2).reshape(-1, in_channels // groups, *kernel)
-    if jax.default_backend() == "cpu" and max(stride) > 1 and max(dilation) == 1:
+    if not native() and max(stride) > 1 and max(dilation) == 1:
         sizes = [(n - 1) * s - 2 * p + k + o for n, s, p, k, o in zip(x.shape[2:], stride, padding, kernel, output_padding)]
         return _subpixel(x, w, stride, padding, sizes, groups)
     reach = [d * (k - 1) for d, k in zip(dilation, kernel)]
     pads = [(r - p, r - p + o) for r, p, o in zip(reach, padding, output_padding)]
     w = jnp.flip(w, range(2, w.ndim))
-    if jax.default_backend() != "cpu":
+    if native():
         return _native(x, w, (1,) * len(kernel), pads, dilation, groups, stride)
     if max(stride) > 1 or min(min(pad) for pad in pads) < 0:
         x, pads = _pad(x, pads, stride), [(0, 0)] * len(kernel)

@@ -13,12 +13,14 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from .platform import native
+
 Array = jax.Array
 
 
 def stack(trees: Sequence[Any]) -> Any:
     """``jnp.stack`` of each leaf of equal trees."""
-    if jax.default_backend() != "cpu":
+    if native():
         return _plain(trees)
     leaves, (structure, *_) = zip(*map(jax.tree.flatten, trees), strict=True)
     columns = list(zip(*leaves, strict=True))
