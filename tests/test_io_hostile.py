@@ -196,6 +196,15 @@ def test_memo_tricks_take_neither_time_nor_memory(tmp_path):
         + b"e."
     )
     refused(tmp_path / "x.pt", archive(b"\x80\x02" + copies), "copies the same things many times")
+    # One long tuple of arguments, and one long list within a tuple, for many calls.
+    extra = b"(" + b"N" * 50_000 + b"t" + put(0) + b"0](" + (b"ctorch._utils\n_rebuild_parameter\n" + get(0) + b"R") * 5000 + b"e."
+    refused(tmp_path / "x.pt", archive(b"\x80\x02" + extra), "copies the same things many times|must be made of an array")
+    inner = b"((" + b"K\x01K\x01\x86" * 20_000 + b"lt" + put(0) + b"0"
+    calls = (b"ctorch._tensor\n_rebuild_from_type_v2\n(ccollections\nOrderedDict\nctorch\nTensor\n" + get(0) + b"NtR") * 5000
+    refused(tmp_path / "x.pt", archive(b"\x80\x02" + inner + b"](" + calls + b"e."), "a tensor is damaged")
+    metadata = b"}(" + b"".join(b"X\x05\x00\x00\x00%05d}" % i for i in range(10_000)) + b"u" + put(0) + b"0"
+    builds = (b"ccollections\nOrderedDict\n)R}X\x09\x00\x00\x00_metadata" + get(0) + b"sb") * 5000
+    refused(tmp_path / "x.pt", archive(b"\x80\x02" + metadata + b"](" + builds + b"e."), "copies the same things many times")
     # A long tuple, hashed by many keys.
     wide = b"(" + b"K\x01" * 50_000 + b"t" + put(0) + b"0}" + (get(0) + b"Ns") * 5000 + b"."
     refused(tmp_path / "x.pt", archive(b"\x80\x02" + wide), "short tuples")
@@ -216,8 +225,8 @@ def test_a_pickle_of_too_many_objects_ends(tmp_path, monkeypatch):
         ({"offset": 1 << 62}, "a tensor must have an offset"),
         ({"size": (5,)}, "a tensor must lie within its storage"),
         ({"size": (-1,)}, "sizes must be integers"),
-        ({"size": (1 << 61, 1 << 61), "stride": (0, 0)}, "the elements of a tensor overlap, and there are too many"),
-        ({"size": (1 << 40,), "stride": (0,)}, r"the elements of a tensor overlap, and there are too many; save tensor.clone\(\)"),
+        ({"size": (1 << 61, 1 << 61), "stride": (0, 0)}, "the elements of tensors overlap, and there are too many"),
+        ({"size": (1 << 40,), "stride": (0,)}, r"the elements of tensors overlap, and there are too many; save tensor.clone\(\)"),
         ({"size": (2,), "stride": (-1,)}, "sizes must be integers"),
         ({"size": (2,), "stride": (1, 1)}, "sizes and strides of one length"),
         ({"size": (1,) * 65, "stride": (1,) * 65}, "sizes and strides of one length"),
@@ -241,6 +250,29 @@ def test_tensors_outside_their_storage(tmp_path, wrong, match):
 def test_an_overlapping_tensor_as_large_as_is_sensible_is_read(tmp_path):
     (tmp_path / "x.pt").write_bytes(archive(tensor(size=(1000, 1000), stride=(0, 0)), data__0=bytes(16)))
     assert load(tmp_path / "x.pt").shape == (1000, 1000)
+
+
+def test_many_large_views_of_a_small_file(tmp_path):
+    """Each is small enough; together they would fill the memory of whoever uses them."""
+    one = tensor(size=(1000, 8000), stride=(0, 0))[2:-1]
+    many = b"".join(one.replace(b"M@\x1f", struct.pack("<cH", b"M", 7000 + i)) for i in range(100))
+    refused(
+        tmp_path / "x.pt",
+        archive(b"\x80\x02(" + many + b"l.", data__0=bytes(16)),
+        "the elements of tensors overlap, and there are too many",
+    )
+
+
+def test_deep_nesting(tmp_path):
+    (tmp_path / "x.pt").write_bytes(archive(b"\x80\x02" + b"]" * 50_000 + b"a" * 49_999 + b"."))
+    load(tmp_path / "x.pt")
+    with pytest.raises(CheckpointError, match="load: the object is nested too deeply"):
+        load(tmp_path / "x.pt", device="cpu")
+    deep = []
+    for _ in range(50_000):
+        deep = [deep]
+    with pytest.raises(CheckpointError, match="save: the object is nested too deeply"):
+        jnn.io.save(deep, tmp_path / "y.pt")
 
 
 def sound():

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from ..core import dtypes, host
-from .errors import require
+from .errors import refuse, require
 from .memory_map import MemoryMap
 from .safetensors import is_safetensors, parse_json, read_safetensors
 from .torch_files import is_legacy, read_legacy, read_zip
@@ -107,7 +107,10 @@ def _to_device(value: Any, device: Any) -> Any:
             return item
         return done[id(item)][1]
 
-    return move(value)
+    try:
+        return move(value)
+    except RecursionError:
+        refuse("load", "the object is nested too deeply")
 
 
 def _placed(array: np.ndarray, place: Any) -> jax.Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import math
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, NoReturn, Protocol
@@ -17,6 +18,10 @@ from .unpickle import Global, Machine, require_keys
 
 _LONGEST_NAME = 200
 _UNTYPED = np.dtype(np.uint8)
+# What all tensors of a file together may hold, if elements that overlap are counted as often as they occur: so many times
+# what the storages hold, and this much.
+_MULTIPLE, _EXPANDED = 16, 1 << 26
+_MOST_ARGUMENTS = 16
 
 
 class StorageType(NamedTuple):
@@ -39,8 +44,10 @@ class Builder:
 
     def __init__(self, storages: Storages) -> None:
         self._storages = storages
-        self._found: dict[tuple[str, np.dtype], np.ndarray] = {}
+        self._found: dict[str, np.ndarray] = {}
         self._built: dict[Any, tuple[Any, np.ndarray]] = {}  # with what its key is the id of
+        self._types: dict[int, np.dtype] = {}
+        self._held, self._given = 0, 0
         self.allowed: dict[str, Any] = {
             **_CONSTANTS,
             **{f"torch._utils.{name}": Global(name, call) for name, call in self._calls().items()},
@@ -66,9 +73,17 @@ class Builder:
         return self._find(f"{view_name} of {name}", dtype, lambda: strided(whole, offset, (count,), (1,)))
 
     def _find(self, name: str, dtype: np.dtype, find: Callable[[], np.ndarray]) -> np.ndarray:
-        if (name, dtype) not in self._found:
-            self._found[name, dtype] = find()
-        return self._found[name, dtype]
+        if name not in self._found:
+            self._found[name] = find()
+            self._held += self._found[name].nbytes
+        require(self._found[name].dtype == dtype, "load", "a storage must have one dtype", storage=name)
+        return self._found[name]
+
+    def _give(self, size: int) -> None:
+        """Count the bytes of a tensor."""
+        self._given += size
+        fits = self._given <= _MULTIPLE * self._held + _EXPANDED
+        require(fits, "load", "the elements of tensors overlap, and there are too many; save tensor.clone()", bytes=self._given)
 
     def _calls(self) -> dict[str, Any]:
         return {
@@ -90,13 +105,10 @@ class Builder:
     def _typed_tensor(self, storage: Any, offset: Any, size: Any, stride: Any, grad: Any, hooks: Any, dtype: Any, bits: Any = None) -> Any:
         dtype = _dtype(dtype)
         require(dtype != np.bool_, "load", "a bool tensor must have a bool storage")
-        return self._tensor(
-            self._derived(storage, dtype, lambda s: s[: s.nbytes // dtype.itemsize * dtype.itemsize].view(dtype)),
-            offset,
-            size,
-            stride,
-            bits,
-        )
+        known = self._types.setdefault(id(storage), dtype)
+        require(known == dtype, "load", "a storage must have one dtype", dtypes=(known.name, dtype.name))
+        typed = self._derived(storage, dtype, lambda s: s[: s.nbytes // dtype.itemsize * dtype.itemsize].view(dtype))
+        return self._tensor(typed, offset, size, stride, bits)
 
     def _tensor(self, storage: Any, offset: Any, size: Any, stride: Any, bits: Any = None) -> Any:
         sound = type(offset) is int and isinstance(size, tuple) and isinstance(stride, tuple) and isinstance(bits, (dict, type(None)))
@@ -109,6 +121,7 @@ class Builder:
                 storage = self._derived(storage, bit, function)
         key = (id(storage), offset, _sizes(size), _sizes(stride))
         if key not in self._built:
+            self._give(math.prod(size) * storage.dtype.itemsize)
             self._built[key] = storage, strided(storage, offset, size, stride)
         return self._built[key][1]
 
@@ -118,17 +131,24 @@ class Builder:
             return jax.ShapeDtypeStruct(storage.shape, how) if isinstance(how, np.dtype) else storage
         key = id(_array(storage)), how
         if key not in self._built:
+            self._give(storage.nbytes)
             self._built[key] = storage, function(storage)
         return self._built[key][1]
 
     def _cast(self, data: Any, dtype: Any, *rest: Any) -> np.ndarray:
-        return self._derived(data, _dtype(dtype), lambda array: array.astype(dtype))
+        if _array(data).dtype == _dtype(dtype):
+            return data
+        self._held += data.nbytes
+        return self._derived(data, ("cast", dtype), lambda array: array.astype(dtype))
 
     def _from_type(self, call: Any, kind: Any, args: Any, state: Any) -> Any:
         plain = isinstance(kind, StorageType) or kind is _CONSTANTS["torch.nn.parameter.Parameter"]
         if not plain:
             refuse("load", f"a subclass of Tensor is not read; {_ADVICE}", subclass=kind)
-        require(isinstance(call, Global) and isinstance(args, tuple), "load", "a tensor is damaged")
+        rebuilds = (
+            isinstance(call, Global) and call.name.startswith("_rebuild_") and isinstance(args, tuple) and len(args) <= _MOST_ARGUMENTS
+        )
+        require(rebuilds, "load", "a tensor is damaged", call=call)
         return call(*args)
 
 

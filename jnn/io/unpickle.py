@@ -227,7 +227,7 @@ class Machine:
 
     def _charge(self, items: tuple[Any, ...]) -> None:
         # A call copies what it is given, and one thing in the memo can be given to every call.
-        self._copied += sum(len(item) for item in items if isinstance(item, _SIZED))
+        self._copied += len(items) + sum(len(item) for item in items if isinstance(item, _SIZED))
         most = 4 * len(self._data) + 1024
         require(self._copied <= most, "load", "the pickle copies the same things many times", copied=self._copied)
 
@@ -244,7 +244,7 @@ class Machine:
         build = _build_dtype if isinstance(value, np.dtype) else _BUILD.get(type(value))
         if build is None:
             refuse("load", "the pickle sets attributes of an object that may have none", object=type(value))
-        self._charge(state if isinstance(state, tuple) else (state,))
+        self._charge(state if isinstance(state, tuple) else tuple(state.values()) if isinstance(state, dict) else ())
         build(value, state)
 
     def _persistent_id(self) -> None:
