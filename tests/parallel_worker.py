@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 import sys
+from typing import Any
 
 import jax
 import numpy as np
@@ -52,10 +53,10 @@ def distributed(**options: bool) -> dict[str, np.ndarray]:
     return problem.run(nn.train_step(problem.loss_fn, problem.optimizer(ddp)), model, own_batches())
 
 
-def accumulated() -> dict[str, np.ndarray]:
+def accumulated(**options: Any) -> dict[str, np.ndarray]:
     """Two halves of a batch, one reduction, then torch's optimizer step."""
     model = problem.model(nn.BatchNorm2d)
-    ddp = parallel.DistributedDataParallel(model, device_ids=[0])
+    ddp = parallel.DistributedDataParallel(model, **options)
     optimizer = problem.optimizer(ddp)
     for x, y in own_batches()[:5]:
         optimizer.zero_grad()
@@ -77,6 +78,24 @@ def sharded() -> dict[str, np.ndarray]:
     step = parallel.train_step(lambda m, x, y: F.cross_entropy(m(x), y), optimizer, mesh=mesh, mapping="jit")
     losses = [np.asarray(step(own(np.arange(8) * 5), own(np.arange(8) % 3))) for _ in range(5)]
     return {"losses": np.array(losses)}
+
+
+def check_aux() -> None:
+    """Scalars are those of all processes, rows those of one."""
+
+    def loss_fn(model, x, y):
+        out = model(x)
+        return F.cross_entropy(out, y), {"rows": out, "mean": out.mean(), "count": (y >= 0).sum()}
+
+    for mapping in ("shard_map", "pmap"):
+        model = problem.model(nn.SyncBatchNorm)
+        x, y = problem.batches()[0]
+        whole = problem.model(nn.BatchNorm2d)(x)
+        step = parallel.train_step(loss_fn, problem.optimizer(model), mapping=mapping, has_aux=True)
+        _, aux = step(own(x), own(y))
+        np.testing.assert_allclose(aux["rows"], own(whole), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(aux["mean"], whole.mean(), rtol=1e-4)
+        assert aux["count"] == len(y)
 
 
 def refusals() -> None:
@@ -119,9 +138,11 @@ def main() -> None:
         "whole": whole_batches(),
         "distributed": distributed(),
         "own buffers": distributed(broadcast_buffers=False),
-        "accumulated": accumulated(),
+        "accumulated": accumulated(device_ids=[0]),
+        "accumulated on two": accumulated(),
         "sharded": sharded(),
     }
+    check_aux()
     refusals()
     flat = {f"{run}:{name}": value for run, result in results.items() for name, value in result.items()}
     np.savez(out / f"process{jax.process_index()}.npz", **flat)

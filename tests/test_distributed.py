@@ -80,6 +80,14 @@ def test_without_synchronised_statistics_it_is_torchs_run(runs, kind):
         problem.assert_same({n: mine[kind][n] for n in result}, result)
 
 
+def test_processes_of_two_devices_accumulate(runs):
+    """Batch statistics are of a quarter of half a batch, so only the form is torch's; both processes have one model."""
+    first, second = (ours["accumulated on two"] for ours in runs[0])
+    for name in ("0.weight", "4.bias"):
+        np.testing.assert_array_equal(first[name], second[name])
+        assert not np.array_equal(first[name], runs[0][0]["accumulated"][name])
+
+
 def test_parameters_spread_over_processes(runs):
     nn.manual_seed(0)
     m = nn.Sequential(nn.Embedding(64, 8, device="meta"), nn.Linear(8, 3, device="meta"))

@@ -61,17 +61,20 @@ def to_global(trees: Any, mesh: Mesh, repeated: bool) -> Any:
     one_process = here.num_devices == everywhere.num_devices
 
     def place(x: Any) -> Any:
-        if isinstance(x, jax.Array) and x.sharding != here and x.sharding.device_set == everywhere.device_set:
-            if repeated and not x.is_fully_replicated:
-                checks.fail("train_step", 'only mapping="jit" takes sharded parameters', ValueError, sharding=x.sharding)
-            return x
-        if isinstance(x, jax.Array) and x.sharding == here:
-            held = x
-        else:
-            held = jax.device_put(x, here)
+        sharding = x.sharding if isinstance(x, jax.Array) else None
+        if sharding is None or (sharding != here and sharding.device_set != everywhere.device_set):
+            x = jax.device_put(x, here)
+        elif sharding != here:
+            if not repeated:
+                return x
+            if not x.is_fully_replicated:
+                checks.fail("train_step", 'only mapping="jit" takes sharded parameters', ValueError, sharding=sharding)
+            if not one_process:
+                return x
+            x = jax.device_put(x, here)
         if one_process:
-            return held
-        return jax.make_array_from_single_device_arrays(held.shape, everywhere, [shard.data for shard in held.addressable_shards])
+            return x
+        return jax.make_array_from_single_device_arrays(x.shape, everywhere, [shard.data for shard in x.addressable_shards])
 
     return jax.tree.map(place, trees)
 
@@ -82,6 +85,8 @@ def to_local(trees: Any, mesh: Mesh, from_first: bool = False) -> Any:
     With ``from_first`` they are repeated only in name, and the value of this process's first device counts.
     """
     here = _repeated(mesh)
+    if here.num_devices == mesh.size and not from_first:
+        return trees
 
     def take(x: Any) -> Any:
         if from_first:

@@ -30,6 +30,8 @@ from .distributed import CONNECT, COUNT, HEARTBEAT, INDEX
 from .worker import PIPE
 
 _TAIL = 40  # lines of a failed process that are shown again
+# How processes end because another has; of two that end within so many seconds, one that ended so is not the cause.
+_AFTER, _SETTLE = (1, -signal.SIGABRT), 0.2
 _FORCED_DEVICES = re.compile(r"--xla_force_host_platform_device_count=\S*")
 _write = threading.Lock()
 
@@ -80,8 +82,6 @@ class _Process:
             os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
             self.send(signal.SIGKILL)
         self._popen.wait()
-        for pump in self._pumps:
-            pump.join(timeout=1)
         ended.put(self.number)
 
     def send(self, number: int) -> None:
@@ -89,8 +89,14 @@ class _Process:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, number)
 
+    def drain(self) -> None:
+        """Forward what it has still written."""
+        for pump in self._pumps:
+            pump.join(timeout=1)
+
     def story(self) -> str:
         """How it ended."""
+        self.drain()
         status = self.status or 0
         how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"exited with status {status}"
         last = "".join(f"    {line.rstrip()}\n" for line in self.tail)
@@ -123,6 +129,11 @@ def _environment(options: argparse.Namespace, local: int, address: str, pipe: in
     return env
 
 
+def _exit_status(process: _Process) -> int:
+    status = process.status or 0
+    return status if status >= 0 else 128 - status
+
+
 def _supervise(processes: list[_Process], ended: queue.SimpleQueue[Any], grace: float) -> int:
     """Wait until all have ended; once one has failed, or a signal has come, end the others. The status to exit with."""
     running = {p.number: p for p in processes}
@@ -141,9 +152,13 @@ def _supervise(processes: list[_Process], ended: queue.SimpleQueue[Any], grace: 
         else:
             process = running.pop(event)
             if process.status and not status:
-                status, passed_on = process.status if process.status > 0 else 128 - process.status, signal.SIGTERM
+                time.sleep(_SETTLE)
+                gone = [process, *(p for p in running.values() if p.status)]
+                process = min(gone, key=lambda p: p.status in _AFTER)
+                status = _exit_status(process)
+                passed_on, story = signal.SIGTERM, process.story()
                 with _write:
-                    sys.stderr.write(process.story())
+                    sys.stderr.write(story)
         if passed_on is not None:
             for process in running.values():
                 process.send(passed_on)
@@ -159,7 +174,8 @@ def launch(options: argparse.Namespace) -> int:
     reads, writes = os.pipe()
     command = [sys.executable, "-m", "jnn.parallel.worker", *options.command]
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda number, _: ended.put(signal.Signals(number)))
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+            signal.signal(number, lambda number, _: ended.put(signal.Signals(number)))
     processes: list[_Process] = []
     for local in range(options.nproc):
         env = _environment(options, local, address, reads)
@@ -170,6 +186,7 @@ def launch(options: argparse.Namespace) -> int:
         for process in processes:
             if process.status is None:
                 process.send(signal.SIGKILL)
+            process.drain()
         os.close(writes)
         os.close(reads)
 

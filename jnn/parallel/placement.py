@@ -132,7 +132,7 @@ class _Run:
         at = self._placement
         rows = Rows(at.mesh, at.axes, arrays, at.uneven)
         mapped, split = at.mapping != "jit" and rows.even, tuple(rows.split)
-        held_globally = any(map(placed.is_global, jax.tree.leaves((params, held, state))))
+        held_globally = jax.process_count() > 1 and any(map(placed.is_global, jax.tree.leaves((params, held, state))))
         trees = params, held, state, self._seed_data(seed)
         if mapped and at.mapping == "pmap":
             return self._pmapped(split), (*placed.to_here(trees, at.mesh), rows.stacked()), mapped, held_globally
