@@ -135,10 +135,11 @@ def test_a_sharded_model_and_its_optimizer(tmp_path):
     assert len(second["model"].weight.detach().sharding.device_set) == 4
 
 
-def test_what_is_changed_after_save_does_not_reach_the_disk(tmp_path):
+@pytest.mark.parametrize("asynchronous", [True, False])
+def test_what_is_changed_after_save_does_not_reach_the_disk(tmp_path, asynchronous):
     donate = jax.jit(lambda x: x + 1, donate_argnums=0)
     x, n = jnp.zeros(1 << 20), np.zeros(1 << 20)
-    with Checkpointer(tmp_path, keep=None) as checkpointer:
+    with Checkpointer(tmp_path, keep=None, asynchronous=asynchronous) as checkpointer:
         for i in range(3):
             checkpointer.save(i, {"x": x, "n": n})
             for _ in range(3):
@@ -217,6 +218,12 @@ for path in files:
                     assert "step 2 cannot be read" in str(error)
         path.write_bytes(data)
 assert found == {1, 2}
+largest.unlink()
+with warnings.catch_warnings(), Checkpointer(folder) as checkpointer:
+    warnings.simplefilter("ignore")
+    step, state = checkpointer.restore(like)
+    checkpointer.save(step + 1, {**state, "n": 20})  # the run goes on
+    assert checkpointer.restore(like).state["n"] == 20 and checkpointer.steps == [1, 2]
 """
 
 

@@ -58,6 +58,7 @@ class Checkpointer:
         if keep is not None:
             keep = checks.integer(self, "keep", keep, 1)
         self._ocp = ocp
+        self._damaged: set[int] = set()
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep, enable_async_checkpointing=asynchronous, cleanup_tmp_directories=True, create=True
         )
@@ -67,7 +68,7 @@ class Checkpointer:
     @property
     def steps(self) -> list[int]:
         """The steps that can be restored, in order."""
-        return sorted(self._manager.all_steps())
+        return sorted({*self._manager.all_steps()} - self._damaged)
 
     @property
     def latest(self) -> int | None:
@@ -100,6 +101,9 @@ class Checkpointer:
             if _stored(manifest["leaves"][name])
         }
         args = self._ocp.args.Composite(**{_ARRAYS: self._ocp.args.PyTreeSave(arrays), _MANIFEST: self._ocp.args.JsonSave(manifest)})
+        for damaged in self._damaged & {*self._manager.all_steps()}:
+            self._manager.delete(damaged)
+        self._damaged.clear()
         self._run(lambda: self._manager.save(step, args=args, force=True))
 
     def restore(self, like: Any, step: int | None = None, *, strict: bool = True) -> Restored:
@@ -109,7 +113,8 @@ class Checkpointer:
             like: the form of the state: a pytree with the same names, whose arrays, or ``jax.ShapeDtypeStruct`` with
                 shardings, say on which devices and mesh each array is to be. Modules and Optimizers in it are loaded into,
                 and jnn's random generator is then put where it was.
-            step: which; the latest that can be read when None, with a warning if that is not the last.
+            step: which; the latest that can be read when None, with a warning if that is not the last. Those after it, which
+                cannot be read, are then removed by the next ``save``.
             strict: whether the checkpoint may hold nothing that ``like`` lacks.
 
         Raises:
@@ -119,6 +124,7 @@ class Checkpointer:
         self.wait()
         steps = self.steps if step is None else [checks.integer(self, "step", step, 0)]
         require(steps and (step is None or step in self.steps), self, "there is no such checkpoint", step=step, steps=self.steps)
+        passed: set[int] = set()
         for candidate in reversed(steps):
             try:
                 manifest = self._manifest(candidate)
@@ -128,8 +134,10 @@ class Checkpointer:
             except _DamagedError as error:
                 if candidate == steps[0]:
                     raise CheckpointError(f"Checkpointer: step {candidate} cannot be read: {error}") from error
+                passed.add(candidate)
                 warnings.warn(f"the checkpoint of step {candidate} cannot be read, the one before is taken: {error}", stacklevel=2)
                 continue
+            self._damaged |= passed
             return Restored(candidate, _unflatten(like, treedef, values, manifest["generator"]))
         raise AssertionError
 
