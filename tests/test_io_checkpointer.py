@@ -232,6 +232,36 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+FULL_DISK = """
+import resource, signal, sys
+import numpy as np
+from jnn.io import Checkpointer, CheckpointError
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+state = {"x": np.random.default_rng(0).standard_normal(100_000), "n": 1}
+soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+with Checkpointer(sys.argv[1]) as checkpointer:
+    checkpointer.save(1, state)
+    checkpointer.wait()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        checkpointer.save(2, state)
+        checkpointer.wait()
+        raise SystemExit("nothing was said")
+    except CheckpointError as error:
+        assert "saving failed, earlier checkpoints are as they were" in str(error), error
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert checkpointer.steps == [1] and checkpointer.restore(state).step == 1
+    checkpointer.save(2, state)
+    assert (checkpointer.restore({"x": np.zeros(100_000), "n": 0}).state["x"] == state["x"]).all() and checkpointer.latest == 2
+"""
+
+
+def test_a_full_disk_is_reported_and_loses_nothing(tmp_path):
+    done = subprocess.run([sys.executable, "-c", FULL_DISK, tmp_path], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
 def test_killed_while_training(tmp_path):
     crash.training(1, 0, tmp_path)
 
