@@ -7,7 +7,8 @@ import os
 import random
 import subprocess
 import sys
-from collections import Counter, OrderedDict
+import zipfile
+from collections import Counter, OrderedDict, defaultdict
 
 import jax
 import jax.numpy as jnp
@@ -218,6 +219,20 @@ def test_other_containers(tmp_path):
     assert torch.load(tmp_path / "m.pt", weights_only=True)["meta"].is_meta
 
 
+def test_python_2_and_the_first_protocols(tmp_path):
+    with zipfile.ZipFile(tmp_path / "old.pt", "w") as archive:
+        archive.writestr("archive/data.pkl", b"\x80\x02}(U\x01aU\x02\xff\xfeU\x01bT\x02\x00\x00\x00\xc3\xa9U\x01cL5L\nU\x01dI01\nu.")
+    assert load(tmp_path / "old.pt") == {"a": b"\xff\xfe", "b": "é", "c": 5, "d": True}
+    value = {"w": torch.arange(4.0).bfloat16(), "n": [1, -(2**40), 2.5, True, None, "é"], "d": defaultdict(list, a=[1])}
+    for zipped in (True, False):
+        torch.save(value, tmp_path / "t.pt", _use_new_zipfile_serialization=zipped, pickle_protocol=1)
+        mine = load(tmp_path / "t.pt")
+        assert equal(mine["w"], value["w"])
+        assert mine["n"] == value["n"]
+        assert mine["d"] == {"a": [1]}
+        assert type(mine["d"]) is dict
+
+
 def test_without_checksums_and_with_the_other_byte_order(tmp_path):
     torch.serialization.set_crc32_options(False)
     try:
@@ -225,8 +240,7 @@ def test_without_checksums_and_with_the_other_byte_order(tmp_path):
     finally:
         torch.serialization.set_crc32_options(True)
     np.testing.assert_array_equal(load(tmp_path / "plain.pt", verify=True)["a"], np.arange(4.0))
-    import zipfile  # the archive as a machine of the other byte order would write it
-
+    # The archive as a machine of the other byte order would write it.
     torch.save([torch.arange(4.0), torch.tensor([1 + 2j])], tmp_path / "little.pt")
     with zipfile.ZipFile(tmp_path / "little.pt") as old, zipfile.ZipFile(tmp_path / "big.pt", "w") as new:
         for name in old.namelist():

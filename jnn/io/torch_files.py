@@ -133,7 +133,7 @@ class _LegacyStorages:
 def is_legacy(file: MemoryMap) -> bool:
     """Whether a file begins as the older format does, in any protocol of pickles."""
     start = bytes(file.mapping[:32])
-    return start[:1] == b"\x80" and _PICKLED_MAGIC in start
+    return (start[:1] == b"\x80" and _PICKLED_MAGIC in start) or start.startswith(f"L{MAGIC}L\n.".encode())
 
 
 def read_legacy(file: MemoryMap) -> Any:

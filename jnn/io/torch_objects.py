@@ -291,6 +291,7 @@ def _plain_names() -> dict[str, Any]:
     calls = {
         "OrderedDict": ("collections", _ordered),
         "Counter": ("collections", _counter),
+        "defaultdict": ("collections", lambda factory=None: {}),
         "encode": ("_codecs", _encode),
         "Size": ("torch", lambda sizes=(): _sizes(sizes)),
         "device": ("torch", _device),
@@ -303,6 +304,8 @@ def _plain_names() -> dict[str, Any]:
         names[f"{module}.bytearray"] = Global(
             "bytearray", lambda data=b"", *rest: bytearray(_encode(data, *rest) if rest else _plain(data, (bytes,)))
         )
+        # Which a defaultdict may make of what it lacks.
+        names |= {f"{module}.{name}": Global(name) for name in ("dict", "list", "int", "float", "str")}
         names[f"{module}.bytes"] = Global("bytes", lambda: b"")
     return names
 
