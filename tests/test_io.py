@@ -194,12 +194,14 @@ def test_numpy_within_checkpoints(tmp_path):
         "array": np.arange(6.0).reshape(2, 3).T,
         "scalar": np.float32(2.5),
         "flag": np.bool_(True),
+        "empty": np.zeros((0, 3)),
         "state": np.random.RandomState(0).get_state(),
     }
     for zipped, protocol in FORMATS:
         torch.save(value, tmp_path / "n.pt", _use_new_zipfile_serialization=zipped, pickle_protocol=protocol)
         mine = load(tmp_path / "n.pt")
         np.testing.assert_array_equal(mine["array"], value["array"])
+        assert mine["empty"].shape == (0, 3)
         np.testing.assert_array_equal(mine["state"][1], value["state"][1])
         assert (mine["scalar"], type(mine["scalar"]), bool(mine["flag"])) == (2.5, np.float32, True)
 

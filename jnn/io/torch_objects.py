@@ -265,10 +265,10 @@ def _device(kind: str, index: int | None = None) -> str:
 
 
 def _numpy_dtype(name: Any, align: Any = False, copy: Any = True) -> np.dtype:
-    numeric = isinstance(name, str) and len(name) <= 16 and name.lstrip("<=|")[:1] in (*"biufc?", *"biufc")
+    numeric = isinstance(name, str) and len(name) <= 16 and name.lstrip("<>=|")[:1] in tuple("biufc?")
     require(numeric, "load", "numpy arrays must hold numbers", dtype=name)
     dtype = np.dtype(name)
-    require(dtype.kind in "biufc" and dtype.isnative, "load", "numpy arrays must hold numbers", dtype=name)
+    require(dtype.kind in "biufc" and dtype.isnative, "load", "numpy arrays must hold numbers, in this machine's order", dtype=name)
     return dtype
 
 
