@@ -20,6 +20,8 @@ from jnn.core import tree
 
 from . import parallel_problem as problem
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 LINE = {"mesh": Mesh(np.array(jax.devices()[:4]), ("data",))}
 GRID = {"mesh": jax.make_mesh((2, 2), ("rows", "columns"), devices=jax.devices()[:4])}  # of explicit axes, by default
 FORMS = {
