@@ -30,7 +30,7 @@ def rng():
 
 @pytest.fixture
 def quick_compilation():
-    """Let XLA optimise little, for tests that compare jnn with itself in many small programs."""
+    """Let XLA optimise little, for tests of many small programs of which others see what is optimised."""
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)

@@ -47,13 +47,22 @@ def check_all(cases):
     assert not failed, f"{len(failed)} of {count} cases\n" + "\n".join(failed[:5])
 
 
+@pytest.fixture
+def compilation(dtype, request):
+    """float32 is run as users run it; for the greater number of cases in float64 compiling is most of the time."""
+    if dtype == torch.float64:
+        request.getfixturevalue("quick_compilation")
+
+
 @DTYPES
+@pytest.mark.usefixtures("compilation")
 @pytest.mark.parametrize("name", db.MODULES)
 def test_module(name, dtype, pytestconfig):
     check_all(selected(db.module_cases(db.MODULES[name], dtype), dtype, pytestconfig.getoption("--every-case")))
 
 
 @DTYPES
+@pytest.mark.usefixtures("compilation")
 @pytest.mark.parametrize("name", db.FUNCTIONS)
 def test_function(name, dtype, pytestconfig):
     check_all(selected(db.function_cases(name, dtype), dtype, pytestconfig.getoption("--every-case")))
