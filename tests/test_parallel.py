@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from typing import ClassVar
 
 import jax
@@ -285,7 +287,7 @@ def test_collectives_are_read_from_the_text():
 
 def test_gradients_of_a_module_that_only_its_root_may_average():
     ddp = parallel.DistributedDataParallel(nn.Linear(3, 2), [0, 1])
-    x = jnp.ones((4, 3))
+    x = jnp.ones((4, 3), np.float32)
     wrapped = nn.Sequential(ddp)
     with pytest.raises(RuntimeError, match="DistributedDataParallel: train it as the model of jnn.backward"):
         nn.backward(lambda m, x: m(x).sum(), wrapped, x)
@@ -293,6 +295,10 @@ def test_gradients_of_a_module_that_only_its_root_may_average():
         parallel.DistributedDataParallel(nn.ReLU())
     with pytest.raises(NotImplementedError, match="DistributedDataParallel: mixed_precision can only be None"):
         parallel.DistributedDataParallel(nn.Linear(3, 2), mixed_precision=object())
+    for copied in (copy.deepcopy(ddp), pickle.loads(pickle.dumps(ddp))):
+        nn.backward(lambda m, x: m(x).sum(), copied, x)
+        assert copied.module.weight.grad is not None
+        assert ddp.module.weight.grad is None
     with pytest.warns(FutureWarning, match="is called DistributedDataParallel now"):
         parallel.DistributedDataParallelCPU(nn.Linear(3, 2))
 

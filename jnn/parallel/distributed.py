@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import warnings
 from collections.abc import Iterator, Sequence
@@ -134,19 +135,23 @@ class DistributedDataParallel(Module):
         trained = any(p.requires_grad for p in module.parameters())
         checks.require(trained, self, "the module must have a parameter that requires a gradient", RuntimeError)
         self.module, self.output_device, self.dim = module, output_device, dim
-        here = placed.local_devices(self, device_ids)
-        self.device_ids = None if device_ids is None else tuple(jax.local_devices().index(d) for d in here)
-        axis = AXIS if process_group is None else process_group
+        self.device_ids = tuple(jax.local_devices().index(d) for d in placed.local_devices(self, device_ids))
+        self.process_group = AXIS if process_group is None else process_group
         given = [flag for flag in (forward_sync_buffers, broadcast_buffers) if flag is not None]
         self.broadcast_buffers = bool(given[0]) if given else True
         self.find_unused_parameters = bool(find_unused_parameters)
-        everywhere = [jax.local_devices(process_index=p) for p in range(jax.process_count())]
-        chosen = [devices[i] for devices in everywhere for i in self.device_ids or range(len(devices))]
-        self._everywhere = Placement(Mesh(np.array(chosen), (axis,)), axis, broadcast_buffers=self.broadcast_buffers)
-        self._here = Placement(Mesh(np.array(here), (axis,)), axis)
         self._synchronization = _Synchronization()
         if init_sync:
             self._synchronize()
+
+    @property
+    def _everywhere(self) -> Placement:
+        return _make_placement(self.process_group, self.device_ids, self.broadcast_buffers, range(jax.process_count()))
+
+    @property
+    def _here(self) -> Placement:
+        here = jax.process_index()
+        return _make_placement(self.process_group, self.device_ids, True, range(here, here + 1))
 
     def _synchronize(self) -> None:
         """Refuse another structure than the first process's, and take its values."""
@@ -198,6 +203,14 @@ class DistributedDataParallel(Module):
             params = [p for p in structure(self).params.values() if p.grad is not None]
             for parameter, grad in zip(params, self._everywhere.average([p.grad for p in params]), strict=True):
                 parameter.grad = grad
+
+
+@functools.lru_cache(maxsize=64)
+def _make_placement(axis: str, device_ids: tuple[int, ...], broadcast_buffers: bool, processes: range) -> Placement:
+    """On the same devices of each of the processes."""
+    by_process = [jax.local_devices(process_index=process) for process in processes]
+    chosen = [devices[i] for devices in by_process for i in device_ids]
+    return Placement(Mesh(np.array(chosen), (axis,)), axis, broadcast_buffers=broadcast_buffers)
 
 
 class DistributedDataParallelCPU(DistributedDataParallel):

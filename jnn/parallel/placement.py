@@ -65,9 +65,6 @@ class Placement:
         self.mapping, self.broadcast_buffers, self.uneven = mapping, broadcast_buffers, uneven
         self.sizes = tuple(self.mesh.shape[axis] for axis in self.axes)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Placement:
-        return self
-
     def compile_gradient(self, loss: Loss) -> Step:
         """``loss`` and its gradients, averaged over the batch."""
 
@@ -285,8 +282,9 @@ def train_step(
     all the same, and batch statistics are of all of them. It takes the time and memory of the larger parts.
 
     Args:
-        loss_fn: ``loss_fn(model, *batch)``, returning the mean over the rows of a batch. It may name the axes in collectives,
-            unless ``mapping`` is ``"jit"``.
+        loss_fn: ``loss_fn(model, *batch)``, returning the mean over the rows of a batch. Of a mean over something else, as
+            the words that are not padding, ``"jit"`` gives that of the whole batch and the others the mean of the devices'.
+            It may name the axes in collectives, unless ``mapping`` is ``"jit"``.
         optimizer: a ``jnn.optim.Optimizer``.
         has_aux: ``loss_fn`` returns ``(loss, aux)``, and so does the step. In ``aux``, scalars are averaged over the devices,
             integers and bools summed; arrays are joined along their first dimension, of those that a process holds.
