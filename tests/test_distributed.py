@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pathlib
 import signal
@@ -39,8 +40,20 @@ def by_process(run):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Two processes of two devices, and beside them two of torch's."""
-    folder = tmp_path_factory.mktemp("runs")
+    """Results of two processes of two devices, and of two of torch's; of several pytest workers one makes them for all."""
+    alone = "PYTEST_XDIST_WORKER" not in os.environ
+    folder = tmp_path_factory.mktemp("runs") if alone else tmp_path_factory.getbasetemp().parent / "runs"
+    folder.mkdir(exist_ok=True)
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "process1.npz").exists():
+            run_both(folder)
+    archives = {name: dict(np.load(folder / f"{name}.npz")) for name in ("process0", "process1", "torch0", "torch1")}
+    return by_process([archives["process0"], archives["process1"]]), by_process([archives["torch0"], archives["torch1"]])
+
+
+def run_both(folder):
+    (folder / "rendezvous").unlink(missing_ok=True)  # of a run that failed
     images, labels = map(np.stack, zip(*problem.batches(), strict=True))
     state = {f"state:{n}": np.asarray(v) for n, v in problem.model(nn.BatchNorm2d).state_dict().items()}
     np.savez(folder / "data.npz", images=images, labels=labels, **state)
@@ -54,9 +67,6 @@ def runs(tmp_path_factory):
     ours = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, env=os.environ | QUICK)
     assert ours.returncode == 0, ours.stderr
     assert {"[0] done", "[1] done"} <= set(ours.stdout.splitlines())
-    names = [*(f"process{i}" for i in range(2)), *(f"torch{i}" for i in range(2))]
-    archives = [dict(np.load(folder / f"{name}.npz")) for name in names]
-    return by_process(archives[:2]), by_process(archives[2:])
 
 
 @pytest.mark.parametrize("form", ["shard_map", "pmap", "whole"])
