@@ -15,7 +15,10 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 FAMILIES = ("Conv", "LayerNorm", "GroupNorm", "InstanceNorm", "RMSNorm", "Transformer", "LazyConv")
 
 
-@pytest.mark.parametrize("case", [case for case in rows(test="native_lowering") if case.name.startswith(FAMILIES) and not case.random], ids=ids)
+CASES = [case for case in rows(test="native_lowering") if case.name.startswith(FAMILIES) and not case.random]
+
+
+@pytest.mark.parametrize("case", CASES, ids=ids)
 def test_native_lowering_equals_the_one_for_a_cpu(case, key):
     module = oracle.module(case, train=True)
     params, buffers = jnn.split(module)

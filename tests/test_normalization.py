@@ -1,6 +1,5 @@
 """Normalisation: what the table does not say."""
 
-
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..core import checks, dtypes
-from .reductions import softmax
+from .softmax import softmax
 
 Array = jax.Array
 
@@ -95,11 +95,13 @@ def _attend(
     q: Array, k: Array, v: Array, bias: Array | None, first: Array | int, causal: bool, scale: float, rate: float, key: Array | None
 ) -> Array:
     """Attention of queries of which the first stands at position ``first``."""
+    # The causal mask leaves each query its own key: only a mask that is given can bar all of them.
+    safe = bias is not None
     if causal:
         ahead = np.arange(k.shape[-2])[None] > first + np.arange(q.shape[-2])[:, None]
         bar = jnp.where(ahead, -jnp.inf, 0.0).astype(q.dtype)
         bias = bar if bias is None else bias + jnp.broadcast_to(bar, jnp.broadcast_shapes(bias.shape, bar.shape))
-    weights = drop(probabilities(q, k, bias, scale, safe=True), rate, key)
+    weights = drop(probabilities(q, k, bias, scale, safe=safe), rate, key)
     return jnp.matmul(weights.astype(v.dtype), v)
 
 

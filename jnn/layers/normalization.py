@@ -15,7 +15,6 @@ from ..core import checks, dtypes
 from ..core.function import function
 from ..core.spec import Layer, config, layer, param
 from ..core.spread import Shards
-from ..kernels.reductions import mean
 from .distance import vector_norm
 
 Array = jax.Array
@@ -24,9 +23,9 @@ Shape = tuple[int, ...]
 
 def moments(x: Array, axes: Shape) -> tuple[Array, Array, Array]:
     """Mean and biased variance over ``axes``, which stay as ones, and the deviations from the mean: two passes."""
-    center = mean(x, axes)
+    center = jnp.mean(x, axes, keepdims=True)
     deviation = x - center
-    return center, mean(jnp.square(deviation), axes), deviation
+    return center, jnp.mean(jnp.square(deviation), axes, keepdims=True), deviation
 
 
 def shared_moments(x: Array, axes: Shape, shards: Shards) -> tuple[Array, Array, Array]:
@@ -35,9 +34,10 @@ def shared_moments(x: Array, axes: Shape, shards: Shards) -> tuple[Array, Array,
     The mean is rounded to the precision of ``x``, which of values far from 0 is less than that of their deviations: what
     these lack to a mean of 0 is taken off them. So no result depends on that first mean, and no gradient flows through it.
     """
-    center = shards.mean(lax.stop_gradient(mean(x, axes)))
+    center = shards.mean(lax.stop_gradient(jnp.mean(x, axes, keepdims=True)))
     deviation = x - center
-    rest, square = jnp.moveaxis(shards.mean(jnp.stack([mean(deviation, axes), mean(jnp.square(deviation), axes)], -1)), -1, 0)
+    own = [jnp.mean(v, axes, keepdims=True) for v in (deviation, jnp.square(deviation))]
+    rest, square = jnp.moveaxis(shards.mean(jnp.stack(own, -1)), -1, 0)
     return center + rest, square - jnp.square(rest), deviation - rest
 
 
@@ -167,7 +167,7 @@ def rms_norm(input: Array, normalized_shape: Iterable[int], weight: Array | None
     ok = weight is None or weight.shape == shape
     checks.require(ok, "rms_norm", f"weight must have shape {shape}", RuntimeError, weight=weight)
     x = input.astype(dtypes.accumulator(input.dtype))
-    square = mean(jnp.square(x), axes)
+    square = jnp.mean(jnp.square(x), axes, keepdims=True)
     return affine(
         x * lax.rsqrt(square + (jnp.finfo(x.dtype).eps if eps is None else eps)), (1,) * axes[0] + shape, weight, None, input.dtype
     )

@@ -14,7 +14,7 @@ from ..core import checks, dtypes, rng
 from ..core.derivatives import straight_through
 from ..core.function import function
 from ..core.spec import layer
-from ..kernels import reductions
+from ..kernels import softmax as kernel
 from .activation import Activation, pointwise
 
 Array = jax.Array
@@ -48,13 +48,13 @@ def softmax(input: Array, dim: int | None = None, _stacklevel: int = 3, dtype: A
         dim: the dimension that sums to 1. None is deprecated: 0 for inputs of 0, 1 or 3 dimensions, else 1.
         dtype: what the input is converted to first.
     """
-    return _along(reductions.softmax, "softmax", input, dim, dtype)
+    return _along(kernel.softmax, "softmax", input, dim, dtype)
 
 
 @function(values=_warns("softmin"))
 def softmin(input: Array, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None) -> Array:
     """``exp(-x_i) / sum_j exp(-x_j)`` along ``dim``; arguments as :func:`softmax`."""
-    return _along(lambda x, axis: reductions.softmax(-x, axis), "softmin", input, dim, dtype)
+    return _along(lambda x, axis: kernel.softmax(-x, axis), "softmin", input, dim, dtype)
 
 
 @function(values=_warns("log_softmax"))
