@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable
 from typing import Any
@@ -26,6 +27,23 @@ def moments(x: Array, axes: Shape) -> tuple[Array, Array, Array]:
     center = jnp.mean(x, axes, keepdims=True)
     deviation = x - center
     return center, jnp.mean(jnp.square(deviation), axes, keepdims=True), deviation
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
+def standardized(x: Array, axes: Shape, eps: float) -> Array:
+    """``x`` less its mean over ``axes``, over the root of its biased variance and ``eps``."""
+    _, variance, deviation = moments(x, axes)
+    return deviation * lax.rsqrt(variance + eps)
+
+
+@standardized.defjvp
+def _standardized_jvp(axes: Shape, eps: float, primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    # The derivative written out needs the result and the scale of each row alone, which is all that the backward pass keeps.
+    (x,), (moved,) = primals, tangents
+    y = standardized(x, axes, eps)
+    scale = lax.rsqrt(moments(x, axes)[1] + eps)
+    centered = moved - jnp.mean(moved, axes, keepdims=True)
+    return y, scale * (centered - y * jnp.mean(y * moved, axes, keepdims=True))
 
 
 def shared_moments(x: Array, axes: Shape, shards: Shards) -> tuple[Array, Array, Array]:
@@ -101,8 +119,8 @@ def layer_norm(
     shape = _shape("layer_norm", normalized_shape)
     axes = _last_axes("layer_norm", input, shape)
     check_affine("layer_norm", input, shape, weight=weight, bias=bias)
-    _, variance, deviation = moments(input.astype(dtypes.accumulator(input.dtype)), axes)
-    return affine(deviation * lax.rsqrt(variance + eps), (1,) * axes[0] + shape, weight, bias, input.dtype)
+    x = standardized(input.astype(dtypes.accumulator(input.dtype)), axes, eps)
+    return affine(x, (1,) * axes[0] + shape, weight, bias, input.dtype)
 
 
 @layer
@@ -235,8 +253,7 @@ def group_norm(input: Array, num_groups: int, weight: Array | None = None, bias:
     values = math.prod((n, channels // num_groups, *input.shape[2:]))
     checks.require(values != 1, "group_norm", "statistics need more than one value per group", ValueError, **{"input.shape": input.shape})
     x = input.astype(dtypes.accumulator(input.dtype)).reshape(n, num_groups, -1 if input.size else 0)
-    _, variance, deviation = moments(x, (2,))
-    y = (deviation * lax.rsqrt(variance + eps)).reshape(input.shape)
+    y = standardized(x, (2,), eps).reshape(input.shape)
     return affine(y, (1, -1) + (1,) * (input.ndim - 2), weight, bias, input.dtype)
 
 
