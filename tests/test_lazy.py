@@ -17,6 +17,8 @@ from jnn import layers as L
 from jnn.core.spec import Layer, layer
 from jnn.module.lazy import LazyModuleMixin, is_lazy
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 # Name, arguments, keywords, and shape of the input.
 ROWS = [
     ("LazyLinear", (3,), {}, (2, 4)),

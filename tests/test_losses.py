@@ -14,6 +14,8 @@ import torch.nn.functional as T
 import jnn
 import jnn.functional as F
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 INF, NAN = np.inf, np.nan
 
 

@@ -15,6 +15,8 @@ from torch.nn.utils import rnn as theirs
 import jnn
 from jnn.utils import rnn as mine
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 def assert_same(a, b):
     for name, x, y in zip(a._fields, a, b, strict=True):

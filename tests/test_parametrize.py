@@ -15,6 +15,8 @@ import torch
 import jnn
 from jnn.utils import parametrizations, parametrize
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 X = np.linspace(-1, 1, 12, dtype=np.float32).reshape(3, 4)
 
 

@@ -13,6 +13,8 @@ import jnn
 from jnn import layers as L
 from jnn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 KINDS = [("RNN", {}), ("RNN", {"nonlinearity": "relu"}), ("GRU", {}), ("LSTM", {}), ("LSTM", {"proj_size": 2})]
 kinds = pytest.mark.parametrize(("name", "kw"), KINDS, ids=lambda x: str(x).replace(" ", ""))
 
