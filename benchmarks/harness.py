@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
 import gc
 import json
+import os
 import pathlib
 import platform
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping
+from importlib import metadata
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import torch
 
 RESULTS = pathlib.Path(__file__).with_name("results")
 # A sample takes this long at least: a short call is repeated within it.
@@ -80,8 +84,43 @@ def machine() -> dict[str, str]:
     with open("/proc/cpuinfo") as file:
         cpu = next((line.partition(":")[2].strip() for line in file if line.startswith("model name")), platform.processor())
     devices = ", ".join(sorted({d.device_kind for d in jax.devices()}))
-    versions = {name: __import__(name).__version__ for name in ("jax", "torch", "numpy")}
-    return {"cpu": cpu, "cores": str(len(__import__("os").sched_getaffinity(0))), "devices": devices, **versions}
+    versions = {name: metadata.version(name) for name in ("jax", "torch", "numpy", "equinox", "flax")}
+    return {"cpu": cpu, "cores": str(len(os.sched_getaffinity(0))), "devices": devices, **versions}
+
+
+def arguments(doc: str, budget: float) -> argparse.Namespace:
+    """The options that the benchmarks share. The device is chosen before jax makes its first array."""
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+    parser.add_argument("--only", default="", help="a regular expression that names match")
+    parser.add_argument("--budget", type=float, default=budget, help="seconds for each row")
+    parser.add_argument("--compile", action="store_true", help="torch.compile too")
+    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of parameters and inputs")
+    parser.add_argument("--no-save", action="store_true", help="print only")
+    options = parser.parse_args()
+    jax.config.update("jax_platforms", {"cpu": "cpu", "gpu": "cuda"}[options.device])
+    torch.set_default_device({"cpu": "cpu", "gpu": "cuda"}[options.device])
+    return options
+
+
+def to_torch(a: np.ndarray, dtype: str) -> torch.Tensor:
+    """``a`` on torch's device, floats as ``dtype``."""
+    tensor = torch.from_numpy(a).to(torch.get_default_device(), copy=True)
+    return tensor.to(getattr(torch, dtype)) if tensor.is_floating_point() else tensor
+
+
+def synchronized(result: Any) -> Any:
+    """``result``, once torch's device has computed it."""
+    if torch.get_default_device().type == "cuda":
+        torch.cuda.synchronize()
+    return result
+
+
+def shown(rows: list[Row]) -> list[Row]:
+    """``rows``, printed."""
+    for row in rows:
+        print(f"{row.name:32} {row.kind:17}", *(f"{k} {v}" for k, v in row.ratios.items()), sep="  ", flush=True)
+    return rows
 
 
 def report(title: str, rows: list[Row]) -> str:
@@ -98,25 +137,29 @@ def report(title: str, rows: list[Row]) -> str:
     for row in rows:
         cells = [str(row.ratios[other]) if other in row.ratios else "" for other in others]
         lines.append(f"| {row.name} | {row.kind} | {1e3 * row.seconds['jnn']:.2f} | {' | '.join(cells)} |")
-    lines += ["", "| kind | against | geometric mean | worst |", "|---|---|---|---|"]
+    lines += ["", "| kind | against | rows | geometric mean | worst |", "|---|---|---|---|---|"]
     for kind in dict.fromkeys(row.kind for row in rows):
         for other in others:
             found = {row.name: row.ratios[other].median for row in rows if row.kind == kind and other in row.ratios}
             if found:
                 worst = max(found, key=found.__getitem__)
-                lines.append(f"| {kind} | {other} | {geometric_mean(found.values()):.2f} | {found[worst]:.2f} ({worst}) |")
+                mean = geometric_mean(found.values())
+                lines.append(f"| {kind} | {other} | {len(found)} | {mean:.2f} | {found[worst]:.2f} ({worst}) |")
     return "\n".join(lines) + "\n"
 
 
-def save(name: str, title: str, rows: list[Row]) -> None:
-    """Print the table; write it, the figures as JSON and a bar chart of the ratios to torch under ``benchmarks/results/``."""
-    RESULTS.mkdir(exist_ok=True)
+def save(name: str, title: str, rows: list[Row], options: argparse.Namespace) -> None:
+    """Print the table; write it, the figures as JSON and a bar chart of the ratios under ``benchmarks/results/``."""
     text = report(title, rows)
     print(text)
-    (RESULTS / f"{name}.md").write_text(text)
+    if options.no_save:
+        return
+    RESULTS.mkdir(exist_ok=True)
+    stem = "-".join([name, *(part for part in (options.device, options.dtype) if part not in ("cpu", "float32"))])
+    (RESULTS / f"{stem}.md").write_text(text)
     figures = [{**row._asdict(), "ratios": {k: v._asdict() for k, v in row.ratios.items()}} for row in rows]
-    (RESULTS / f"{name}.json").write_text(json.dumps({"machine": machine(), "rows": figures}, indent=1))
-    _chart(RESULTS / f"{name}.png", title, rows)
+    (RESULTS / f"{stem}.json").write_text(json.dumps({"machine": machine(), "rows": figures}, indent=1))
+    _chart(RESULTS / f"{stem}.png", title, rows)
 
 
 def _chart(path: pathlib.Path, title: str, rows: list[Row]) -> None:
@@ -126,12 +169,14 @@ def _chart(path: pathlib.Path, title: str, rows: list[Row]) -> None:
     import matplotlib.pyplot as plt
 
     kinds = list(dict.fromkeys(row.kind for row in rows))
-    names = list(dict.fromkeys(row.name for row in rows))
-    figure, axes = plt.subplots(figsize=(9, 1.5 + 0.22 * len(kinds) * len(names)))
+    places = {name: i for i, name in enumerate(dict.fromkeys(row.name for row in rows))}
+    others = {row.name: next(iter(row.ratios)) for row in rows}
+    figure, axes = plt.subplots(figsize=(9, 1.5 + 0.22 * len(kinds) * len(places)))
     for i, kind in enumerate(kinds):
-        shown = [(names.index(row.name) + i / (len(kinds) + 1), row.ratios["torch"].median) for row in rows if row.kind == kind]
-        axes.barh(*zip(*shown, strict=True), height=1 / (len(kinds) + 1), label=kind)
-    axes.set(yticks=range(len(names)), yticklabels=names, xscale="log", xlabel="time of jnn / time of torch eager", title=title)
+        bars = [(places[row.name] + i / (len(kinds) + 1), row.ratios[others[row.name]].median) for row in rows if row.kind == kind]
+        axes.barh(*zip(*bars, strict=True), height=1 / (len(kinds) + 1), label=kind)
+    labels = [f"{name} / {others[name]}" for name in places]
+    axes.set(yticks=range(len(places)), yticklabels=labels, xscale="log", xlabel="ratio of times, below 1 jnn is faster", title=title)
     axes.invert_yaxis()
     axes.axvline(1, color="black", linewidth=1)
     axes.legend()

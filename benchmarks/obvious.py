@@ -41,6 +41,10 @@ def unfold(x, k, padding=0, stride=1):
     return patches.reshape(*patches.shape[:2], -1)
 
 
+def linear(x, w, b):
+    return x @ w.T + b
+
+
 def layer_norm(x, w, b, eps=1e-5):
     mean, var = x.mean(-1, keepdims=True), x.var(-1, keepdims=True)
     return (x - mean) * lax.rsqrt(var + eps) * w + b
