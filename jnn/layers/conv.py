@@ -14,6 +14,7 @@ from ..core.function import function
 from ..core.initial import uniform_fan_in
 from ..core.spec import Layer, config, layer, param
 from ..kernels import convolution
+from ..kernels.taps import out_sizes
 from .padding import pad
 
 Array = jax.Array
@@ -77,7 +78,7 @@ def _conv(n: int, input: Array, weight: Array, bias: Array | None, stride: Size,
     kernel = weight.shape[2:]
     pads = _pads(who, padding, kernel, stride, dilation)
     _check_geometry(who, stride, dilation, [low for low, _ in pads])
-    fits = min(convolution.out_sizes(x.shape[2:], kernel, stride, pads, dilation)) >= 1
+    fits = min(out_sizes(x.shape[2:], kernel, stride, pads, dilation)) >= 1
     checks.require(
         fits, who, "the dilated kernel must fit into the padded input", RuntimeError, input=x.shape[2:], kernel=kernel, padding=padding
     )

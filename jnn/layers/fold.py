@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from ..core import checks, dtypes
 from ..core.function import function
 from ..core.spec import Layer, layer
-from ..kernels.convolution import out_sizes, taps
+from ..kernels.taps import out_sizes, taps
 
 Array = jax.Array
 Size = int | Sequence[int]

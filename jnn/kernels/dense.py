@@ -1,0 +1,154 @@
+"""Convolutions with one group, as a matmul over patches or as XLA's own, whichever XLA:CPU runs faster."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from .taps import Geometry, Ints, pad, taps
+
+Array = jax.Array
+
+_FEW_CHANNELS = 4
+# Patches of inputs of fewer elements stay in the cache; of these many channels, they make a matmul worth its copies.
+_MOST_ELEMENTS = 1 << 18
+_MANY_CHANNELS = 64
+
+
+def conv(geometry: Geometry, x: Array, w: Array) -> Array:
+    """In three dimensions a sum over kernel depths of convolutions in two: 3 to 15 times as fast, half the error.
+
+    Where channels are few, the depths are channels of one convolution, which has more to sum.
+    """
+    if x.ndim < 5 or geometry.groups > 1:
+        return _conv(geometry, x, w)
+    flat, depths, batch = _flat(geometry), [*_depths(geometry, x, w.shape[2:])], x.shape[0]
+    kernels = [w[:, :, i] for i in range(w.shape[2])]
+    if x.shape[1] < _FEW_CHANNELS:
+        depths, kernels = [jnp.concatenate(depths, 1)], [jnp.concatenate(kernels, 1)]
+    y = jnp.zeros((), x.dtype)
+    for images, kernel in zip(depths, kernels, strict=True):
+        y += _conv(flat, images, kernel)
+    return jnp.moveaxis(y.reshape(batch, -1, *y.shape[1:]), 1, 2)
+
+
+def by_weight(geometry: Geometry, g: Array, x: Array, kernel: Ints) -> Array:
+    """The gradient by the weight, for the cotangent ``g`` of the output."""
+    if x.ndim < 5 or geometry.groups > 1:
+        return _by_weight(geometry, g, x, kernel)
+    flat, slopes = _flat(geometry), _images(g)
+    depths = [*_depths(geometry, x, kernel)]
+    if x.shape[1] < _FEW_CHANNELS:
+        return jnp.stack(jnp.split(_by_weight(flat, slopes, jnp.concatenate(depths, 1), kernel[1:]), kernel[0], 1), 2)
+    return jnp.stack([_by_weight(flat, slopes, images, kernel[1:]) for images in depths], 2)
+
+
+def _flat(geometry: Geometry) -> Geometry:
+    """``geometry`` without the depth."""
+    stride, padding, dilation, groups = geometry
+    return Geometry(stride[1:], padding[1:], dilation[1:], groups)
+
+
+def _depths(geometry: Geometry, x: Array, kernel: Ints) -> Iterator[Array]:
+    """For each kernel depth the images (N * depth, C, H, W) that it meets."""
+    depth, *_ = geometry.sizes(x.shape[2:], kernel)
+    x = pad(x, [geometry.padding[0], (0, 0), (0, 0)])
+    for part in taps(x, (kernel[0], 1, 1), (geometry.stride[0], 1, 1), geometry.dilation, (depth, *x.shape[3:])):
+        yield _images(part)
+
+
+def _images(x: Array) -> Array:
+    """(N, C, D, H, W) as (N * D, C, H, W)."""
+    return jnp.moveaxis(x, 2, 1).reshape(-1, x.shape[1], *x.shape[3:])
+
+
+def _by_matmul(geometry: Geometry, shape: Ints, kernel: Ints) -> bool:
+    """Whether patches are copied out for a matmul.
+
+    They are where that is cheap, and where the kernel is wider than the image: XLA:CPU then takes loops 25 times as slow.
+    """
+    spatial, channels = shape[2:], shape[1]
+    wider = any(d * (k - 1) >= n for n, k, d in zip(spatial, kernel, geometry.dilation))
+    places = shape[0] * math.prod(geometry.sizes(spatial, kernel))
+    few = channels >= _MANY_CHANNELS and places * channels < _MOST_ELEMENTS
+    return geometry.groups == 1 and (math.prod(kernel) == 1 or wider or few)
+
+
+def _conv(geometry: Geometry, x: Array, w: Array) -> Array:
+    kernel = w.shape[2:]
+    if not _by_matmul(geometry, x.shape, kernel):
+        return _avoiding_ynnpack(geometry, x, w)
+    patches = _patches(geometry, x, kernel)
+    by_place = jnp.moveaxis(w, (0, 1), (-1, -2)).reshape(-1, w.shape[0])
+    y = patches.reshape(-1, patches.shape[-1]) @ by_place
+    return jnp.moveaxis(y.reshape(*patches.shape[:-1], -1), -1, 1)
+
+
+def _by_weight(geometry: Geometry, g: Array, x: Array, kernel: Ints) -> Array:
+    if _by_matmul(geometry, x.shape, kernel):
+        patches = _patches(geometry, x, kernel)
+        w = jnp.moveaxis(g, 1, 0).reshape(g.shape[1], -1) @ patches.reshape(-1, patches.shape[-1])
+        return jnp.moveaxis(w.reshape(-1, *kernel, x.shape[1]), -1, 1)
+    if any((size - 1) * s >= n for size, s, n in zip(g.shape[2:], geometry.stride, x.shape[2:])):
+        # One by a kernel wider than the input would run 70 times slower.
+        x, geometry = pad(x, geometry.padding), geometry._replace(padding=((0, 0),) * len(kernel))
+    return _correlated(geometry, g, x, kernel)
+
+
+def _patches(geometry: Geometry, x: Array, kernel: Ints) -> Array:
+    """(N, *sizes, prod(kernel) * C): what each place of the output sees."""
+    sizes = geometry.sizes(x.shape[2:], kernel)
+    parts = taps(pad(x, geometry.padding), kernel, geometry.stride, geometry.dilation, sizes)
+    return jnp.concatenate([jnp.moveaxis(part, 1, -1) for part in parts], -1)
+
+
+def _avoiding_ynnpack(geometry: Geometry, x: Array, w: Array) -> Array:
+    """With a row or a few too many, where those are few, and cut off again.
+
+    XLA:CPU gives convolutions in two dimensions to YNNPACK, unless the output is larger than the input; else to Eigen, whose
+    take half the time and up.
+    """
+    rows, *_ = geometry.sizes(x.shape[2:], w.shape[2:])
+    more = x.shape[2] + 1 - rows
+    if x.ndim != 4 or not 0 < more <= rows // 4 or geometry.stride[0] > 1 or geometry.groups > 1:
+        return _channels_last(geometry, x, w)
+    (low, high), columns = geometry.padding
+    return _channels_last(geometry._replace(padding=((low, high + more), columns)), x, w)[:, :, :rows]
+
+
+def _channels_last(geometry: Geometry, x: Array, w: Array) -> Array:
+    """XLA's convolution, in the one layout that XLA:CPU runs fast inside loops too, where it adds no transposes itself."""
+    n = x.ndim - 2
+    spatial = "DHW"[-n:]
+    y = lax.conv_general_dilated(
+        jnp.moveaxis(x, 1, -1),
+        jnp.moveaxis(w, (0, 1), (-1, -2)),
+        geometry.stride,
+        geometry.padding,
+        rhs_dilation=geometry.dilation,
+        dimension_numbers=(f"N{spatial}C", f"{spatial}IO", f"N{spatial}C"),
+        feature_group_count=geometry.groups,
+    )
+    return jnp.moveaxis(y, -1, 1)
+
+
+def _correlated(geometry: Geometry, g: Array, x: Array, kernel: Ints) -> Array:
+    """The gradient by the weight as XLA's convolution of ``x`` by ``g``, which sums over the batch as others do over channels."""
+    stride, padding, dilation, groups = geometry
+    reach = [d * (k - 1) for d, k in zip(dilation, kernel)]
+    ends = [r + (size - 1) * s + 1 for r, size, s in zip(reach, g.shape[2:], stride)]
+    spatial = "DHW"[-len(kernel) :]
+    w = lax.conv_general_dilated(
+        jnp.moveaxis(x, 1, -1),
+        jnp.moveaxis(g, 1, -1),
+        dilation,
+        [(low, end - n - low) for (low, _), end, n in zip(padding, ends, x.shape[2:])],
+        rhs_dilation=stride,
+        dimension_numbers=(f"C{spatial}N", f"I{spatial}O", f"{spatial}NC"),
+        batch_group_count=groups,
+    )
+    return jnp.moveaxis(w, (-1, -2), (0, 1))
