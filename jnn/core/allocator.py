@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import ctypes
-import functools
 import os
 import platform
 
 import jax
 
-# Of glibc's malloc.h.
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-_KEPT = 1 << 30
-_SETTINGS = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES")
+# Of glibc's malloc.h, and the values they get here.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
+_OPTIONS = {_MMAP_THRESHOLD: 1 << 30, _TRIM_THRESHOLD: 1 << 30, _ARENA_MAX: 1}
+_SETTINGS = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_ARENA_MAX", "GLIBC_TUNABLES")
 
 
-@functools.cache
 def keep_freed_memory() -> bool:
-    """Keep up to 1 GiB that is freed, where XLA computes on the CPU and glibc allocates. Whether that is so.
+    """Let glibc keep up to 1 GiB that is freed, in one arena for all threads. Whether it does.
 
-    XLA:CPU allocates what a program needs anew at each call. From 32 MiB on, glibc gives such memory back to the system when
-    it is freed, and the system fills it with zeros, page by page, for the next call: half the time and more of a training
-    step. ``JNN_KEEP_MEMORY=0`` in the environment, or any setting there of glibc's allocator, leaves it alone.
+    XLA:CPU allocates what a program needs anew at each call. From 32 MiB on, or in arenas of threads other than the first,
+    glibc gives such memory back to the system when it is freed, and the system fills it with zeros, page by page, for the next
+    call: half the time and more of a training step. Threads must not have arenas yet, so this runs when jnn is imported.
+    ``JNN_KEEP_MEMORY=0`` in the environment, any setting there of this allocator, or JAX told to use other platforms than the
+    CPU leave it alone.
     """
     asked = os.environ.get("JNN_KEEP_MEMORY", "1") != "0" and not any(name in os.environ for name in _SETTINGS)
-    if not asked or platform.libc_ver()[0] != "glibc" or jax.default_backend() != "cpu":
+    on_cpu = "cpu" in (jax.config.jax_platforms or "cpu").split(",")
+    if not asked or not on_cpu or platform.libc_ver()[0] != "glibc":
         return False
     set_option = ctypes.CDLL(None).mallopt
-    return bool(set_option(_MMAP_THRESHOLD, _KEPT) and set_option(_TRIM_THRESHOLD, _KEPT))
+    return all(set_option(*option) for option in _OPTIONS.items())

@@ -11,8 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from .allocator import keep_freed_memory
-
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -69,7 +67,6 @@ def function(fn: Any = None, /, *, jit: bool = True, values: Callable[..., None]
 
     @functools.wraps(fn)
     def call(*args: Any, **kwargs: Any) -> Any:
-        keep_freed_memory()
         args = tuple(as_array(a) for a in args)
         kwargs = {name: as_array(a) for name, a in kwargs.items()}
         if values is not None:

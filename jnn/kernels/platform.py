@@ -8,6 +8,8 @@ from contextvars import ContextVar
 
 import jax
 
+Array = jax.Array
+
 _forced: ContextVar[bool | None] = ContextVar("jnn_native_lowering", default=None)
 
 
@@ -25,3 +27,11 @@ def lowering(*, native: bool) -> Iterator[None]:
         yield
     finally:
         _forced.reset(token)
+
+
+def settled(x: Array) -> Array:
+    """``x``, as one value that is computed before it is used: for what is broadcast to many elements.
+
+    XLA:CPU would write it out once for each of those, into memory that is read again: a third of the time of a layer norm.
+    """
+    return x if native() else jax.lax.optimization_barrier(x)

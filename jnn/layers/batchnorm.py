@@ -14,7 +14,7 @@ from ..core import checks, dtypes
 from ..core.function import function
 from ..core.spec import Layer, buffer, config, layer, param
 from ..core.spread import Shards, find_shards, parse_group
-from .normalization import affine, check_affine, moments, ones_and_zeros, shared_moments
+from .normalization import affine, check_affine, moments, ones_and_zeros, shared_moments, standardized
 
 Array = jax.Array
 
@@ -41,8 +41,8 @@ def _by_input(
     checks.require(values != 1, who, "statistics need more than one value per channel", ValueError, **{"input.shape": input.shape})
     x = input.astype(dtypes.accumulator(input.dtype))
     if shards is None:
-        center, variance, deviation = moments(x, axes)
-        scaled = deviation * lax.rsqrt(variance + eps)
+        center, variance, _ = moments(x, axes)
+        scaled = standardized(x, axes, eps)
     else:
         split = x.reshape(parts, x.shape[0] // parts, *x.shape[1:])
         center, variance, deviation = shared_moments(split, tuple(a + 1 for a in axes), shards)

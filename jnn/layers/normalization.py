@@ -16,6 +16,7 @@ from ..core import checks, dtypes
 from ..core.function import function
 from ..core.spec import Layer, config, layer, param
 from ..core.spread import Shards
+from ..kernels.platform import settled
 from .distance import vector_norm
 
 Array = jax.Array
@@ -24,7 +25,7 @@ Shape = tuple[int, ...]
 
 def moments(x: Array, axes: Shape) -> tuple[Array, Array, Array]:
     """Mean and biased variance over ``axes``, which stay as ones, and the deviations from the mean: two passes."""
-    center = jnp.mean(x, axes, keepdims=True)
+    center = settled(jnp.mean(x, axes, keepdims=True))
     deviation = x - center
     return center, jnp.mean(jnp.square(deviation), axes, keepdims=True), deviation
 
@@ -33,17 +34,18 @@ def moments(x: Array, axes: Shape) -> tuple[Array, Array, Array]:
 def standardized(x: Array, axes: Shape, eps: float) -> Array:
     """``x`` less its mean over ``axes``, over the root of its biased variance and ``eps``."""
     _, variance, deviation = moments(x, axes)
-    return deviation * lax.rsqrt(variance + eps)
+    return deviation * settled(lax.rsqrt(variance + eps))
 
 
 @standardized.defjvp
 def _standardized_jvp(axes: Shape, eps: float, primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    # The derivative written out needs the result and the scale of each row alone, which is all that the backward pass keeps.
+    # Reverse mode transposes this: it reads the deviations and the cotangent once for each of two sums, once for the result.
     (x,), (moved,) = primals, tangents
-    y = standardized(x, axes, eps)
-    scale = lax.rsqrt(moments(x, axes)[1] + eps)
-    centered = moved - jnp.mean(moved, axes, keepdims=True)
-    return y, scale * (centered - y * jnp.mean(y * moved, axes, keepdims=True))
+    _, variance, deviation = moments(x, axes)
+    scale = settled(lax.rsqrt(variance + eps))
+    shift = scale * jnp.mean(moved, axes, keepdims=True)
+    stretch = scale * (scale * jnp.mean(deviation * scale * moved, axes, keepdims=True))
+    return standardized(x, axes, eps), scale * moved - settled(shift) - deviation * settled(stretch)
 
 
 def shared_moments(x: Array, axes: Shape, shards: Shards) -> tuple[Array, Array, Array]:
