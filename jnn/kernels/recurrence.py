@@ -80,9 +80,9 @@ def _keep(valid: Array | None, new: State, old: State) -> State:
     return new if valid is None else tuple(jnp.where(valid, n, o) for n, o in zip(new, old, strict=True))
 
 
-def _unroll(base: Array) -> int:
+def _unroll(base: Array, most: int) -> int:
     """Steps per turn of the loop: its overhead counts on the CPU; elsewhere the compiler is better left alone."""
-    return max(1, min(4, base.shape[0]))
+    return max(1, min(most, base.shape[0]))
 
 
 def _scan(
@@ -96,7 +96,7 @@ def _scan(
         new = _keep(valid, new, state)
         return new, ((new, a) if record else (new[:1], None))
 
-    return lax.scan(body, state, (base, valid), reverse=reverse, unroll=_unroll(base))
+    return lax.scan(body, state, (base, valid), reverse=reverse, unroll=_unroll(base, 4 if record else 8))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
@@ -136,7 +136,7 @@ def _run_jvp(mode: str, reverse: bool, primals: tuple, tangents: tuple) -> tuple
         d_new = _keep(valid, (d_h, *d_rest), d_state)
         return d_new, d_new[0]
 
-    d_final, d_hs = lax.scan(body, d_state, (d_lanes, d_hidden, slopes, valid), reverse=reverse, unroll=_unroll(base))
+    d_final, d_hs = lax.scan(body, d_state, (d_lanes, d_hidden, slopes, valid), reverse=reverse, unroll=_unroll(base, 4))
     return (states[0], final), (d_hs, d_final)
 
 
