@@ -114,7 +114,7 @@ def gelu(input: Array, *, approximate: str = "none") -> Array:
     checks.require(known, "gelu", "approximate must be 'none' or 'tanh'", RuntimeError, approximate=approximate)
     if approximate == "tanh":
         return 0.5 * input * (1 + jnp.tanh(math.sqrt(2 / math.pi) * (input + 0.044715 * input**3)))
-    return 0.5 * input * jax.lax.erfc(input * -math.sqrt(0.5))
+    return 0.5 * input * (1 + jax.lax.erf(input * math.sqrt(0.5)))
 
 
 @pointwise(kind=np.inexact)
