@@ -24,7 +24,7 @@ def keep_freed_memory() -> bool:
     CPU leave it alone.
     """
     asked = os.environ.get("JNN_KEEP_MEMORY", "1") != "0" and not any(name in os.environ for name in _SETTINGS)
-    on_cpu = "cpu" in (jax.config.jax_platforms or "cpu").split(",")
+    on_cpu = "cpu" in (getattr(jax.config, "jax_platforms", None) or "cpu").split(",")
     if not asked or not on_cpu or platform.libc_ver()[0] != "glibc":
         return False
     set_option = ctypes.CDLL(None).mallopt

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
 Array = jax.Array
@@ -27,23 +28,35 @@ def bilinear(
 
     @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
     def call(static: Any, a: Array, b: Array) -> Array:
-        return value(static, a, b)
+        return run(static, a, b)
+
+    run = jax.jit(value, static_argnums=0)
+    by_each = (_transposed(by_left, 1), _transposed(by_right, 0))
 
     def tangent(static: Any, primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
-        (a, b), (da, db) = primals, tangents
-        y = call(static, a, b)
-        terms = []
-        if not isinstance(da, SymbolicZero):
-            terms += jax.linear_transpose(lambda g: by_left(static, g, a, b), y)(da * _one(b))
-        if not isinstance(db, SymbolicZero):
-            terms += jax.linear_transpose(lambda g: by_right(static, g, a, b), y)(db * _one(a))
+        y = call(static, *primals)
+        terms = [
+            moves(static, y, moved, *primals) for moves, moved in zip(by_each, tangents, strict=True) if not isinstance(moved, SymbolicZero)
+        ]
         return y, sum(terms[1:], terms[0]) if terms else jnp.zeros_like(y)
 
     call.defjvp(tangent, symbolic_zeros=True)
     return call
 
 
+def _transposed(gradient: Callable[[Any, Array, Array, Array], Array], other: int) -> Callable[..., Array]:
+    """``gradient`` as a map from the other side. It is compiled, so that equal calls in a program are traced once."""
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def moves(static: Any, y: Array, moved: Array, a: Array, b: Array) -> Array:
+        (term,) = jax.linear_transpose(lambda g: gradient(static, g, a, b), y)(moved * _one((a, b)[other]))
+        return term
+
+    return moves
+
+
 def _one(x: Array) -> Array:
     """1, of the type of ``x``: under ``shard_map`` an array's type says along which axes it varies."""
-    first = x[(0,) * x.ndim]
-    return jnp.where(first == first, 1, 1).astype(x.dtype)
+    first = lax.squeeze(lax.slice(x, [0] * x.ndim, [1] * x.ndim), range(x.ndim))
+    one = jnp.ones((), x.dtype)
+    return jnp.where(first == first, one, one)

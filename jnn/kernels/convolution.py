@@ -144,8 +144,8 @@ _conv = bilinear(
 )
 _conv_transpose = bilinear(
     lambda static, x, w: _by_input(static[0], x, w, static[1]),
-    lambda static, g, x, w: _forward(_covering(*static, x, w), g, w),
-    lambda static, g, x, w: _by_weight(_covering(*static, x, w), x, g, w.shape[2:]),
+    lambda static, g, x, w: _forward(_covering(static[0], static[1], x, w), g, w),
+    lambda static, g, x, w: _by_weight(_covering(static[0], static[1], x, w), x, g, w.shape[2:]),
 )
 
 

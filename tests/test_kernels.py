@@ -1,0 +1,153 @@
+"""What the kernels are made of: bilinear functions with gradients of their own, sums in one pass, memory that is kept."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+import jnn.functional as F
+from jnn.kernels import dense
+from jnn.kernels.bilinear import bilinear
+from jnn.kernels.sums import sums
+
+
+def _cubed(conv):
+    return lambda x, w: (conv(x, w) ** 3).sum()
+
+
+FORMS = {"one group": (4, 4), "groups": (4, 2), "many groups": (72, 2), "depthwise": (4, 1), "depthwise, more outputs": (2, 1)}
+
+
+@pytest.mark.parametrize(("channels", "per_group"), FORMS.values(), ids=FORMS)
+@pytest.mark.parametrize("options", [{"padding": 1}, {"stride": 2}, {"padding": 2, "dilation": 2, "stride": 2}], ids=str)
+@pytest.mark.parametrize("size", [2, 5], ids=["smaller than the kernel", "larger"])
+def test_every_derivative_of_a_convolution_is_that_of_xlas(channels, per_group, options, size, rng, quick_compilation):
+    groups = channels // per_group
+    if size + 2 * options.get("padding", 0) <= 2 * options.get("dilation", 1):
+        options = options | {"padding": 2}
+    x, w = jnp.asarray(rng.standard_normal((2, channels, size, size))), jnp.asarray(rng.standard_normal((channels, per_group, 3, 3)))
+    stride, padding, dilation = (options.get(name, default) for name, default in (("stride", 1), ("padding", 0), ("dilation", 1)))
+
+    def ours(x, w):
+        return F.conv2d(x, w, groups=groups, **options)
+
+    def xlas(x, w):
+        pads = [(padding, padding)] * 2
+        return jax.lax.conv_general_dilated(x, w, (stride,) * 2, pads, rhs_dilation=(dilation,) * 2, feature_group_count=groups)
+
+    transforms = {
+        "gradients": lambda f: jax.grad(_cubed(f), (0, 1)),
+        "forward": lambda f: lambda x, w: jax.jvp(f, (x, w), (w.sum() * x, x.sum() * w)),
+        "twice": lambda f: lambda x, w: jax.vjp(jax.grad(_cubed(f), (0, 1)), x, w)[1]((x, w)),
+        "by sample": lambda f: jax.vmap(lambda x, w: jax.grad(_cubed(f), (0, 1))(x[None], w), (0, None)),
+        "by weight": lambda f: lambda x, w: jax.vmap(jax.grad(_cubed(f), (0, 1)), (None, 0))(x, jnp.stack([w, 2 * w])),
+    }
+    for name, transform in transforms.items():
+        for a, b in zip(jax.tree.leaves(jax.jit(transform(ours))(x, w)), jax.tree.leaves(jax.jit(transform(xlas))(x, w)), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-8 * float(jnp.abs(b).max() + 1), err_msg=name)
+
+
+def test_matmuls_over_patches_equal_xlas_convolutions(rng, monkeypatch):
+    x, w = jnp.asarray(rng.standard_normal((2, 3, 6, 5))), jnp.asarray(rng.standard_normal((4, 3, 3, 3)))
+
+    def run():
+        return jax.grad(lambda x, w: (F.conv2d(x, w, padding=1) ** 3).sum(), (0, 1))(x, w)
+
+    jax.clear_caches()
+    plain = run()
+    monkeypatch.setattr(dense, "_by_matmul", lambda *_: True)
+    jax.clear_caches()
+    for a, b in zip(plain, run(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-10)
+
+
+@pytest.mark.parametrize("check_vma", [True, False])
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_convolutions_under_shard_map(groups, check_vma, rng):
+    mesh = jax.make_mesh((2,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
+    x, w = jnp.asarray(rng.standard_normal((2, 4, 5, 5))), jnp.asarray(rng.standard_normal((4, 4 // groups, 3, 3)))
+
+    def slopes(x, w):
+        return jax.grad(lambda x, w: (F.conv_transpose2d(F.conv2d(x, w, groups=groups), w, groups=groups) ** 3).sum(), (0, 1))(x, w)
+
+    def mapped(x, w):
+        by_input, by_weight = slopes(x, w)
+        return by_input, by_weight if check_vma else jax.lax.psum(by_weight, "d")
+
+    found = jax.jit(jax.shard_map(mapped, mesh=mesh, in_specs=(P("d"), P()), out_specs=(P("d"), P()), check_vma=check_vma))(x, w)
+    for a, b in zip(found, slopes(x, w), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9)
+
+
+def test_reverse_mode_runs_the_gradients_that_are_given():
+    ran = []
+    product = bilinear(
+        lambda scale, a, b: scale * a * b,
+        lambda scale, g, a, b: ran.append("left") or scale * g * b,
+        lambda scale, g, a, b: ran.append("right") or scale * g * a,
+    )
+    a, b = jnp.arange(1.0, 4.0), jnp.arange(2.0, 5.0)
+    left, right = jax.grad(lambda a, b: product(3.0, a, b).sum(), (0, 1))(a, b)
+    np.testing.assert_allclose(left, 3 * b)
+    np.testing.assert_allclose(right, 3 * a)
+    assert sorted(set(ran)) == ["left", "right"]
+    ran.clear()
+    np.testing.assert_allclose(jax.grad(lambda a: product(2.0, a, b).sum())(a), 2 * b)
+    assert ran == ["left"], "nothing is computed for what is not differentiated"
+
+
+class TestSums:
+    def test_values_and_derivatives(self, rng):
+        x, y = jnp.asarray(rng.standard_normal((3, 4, 5))), jnp.asarray(rng.standard_normal((3, 4, 5)))
+
+        def one(x, y):
+            return [v**2 for v in sums([x, x * y], (0, 2))]
+
+        def each(x, y):
+            return [x.sum((0, 2)) ** 2, (x * y).sum((0, 2)) ** 2]
+
+        for transform in (
+            lambda f: f,
+            lambda f: jax.jacrev(f, (0, 1)),
+            lambda f: jax.jacfwd(f, (0, 1)),
+            lambda f: jax.hessian(f),
+            lambda f: lambda x, y: jax.vmap(f, (0, None))(jnp.stack([x, y]), y),
+        ):
+            for a, b in zip(jax.tree.leaves(transform(one)(x, y)), jax.tree.leaves(transform(each)(x, y)), strict=True):
+                np.testing.assert_allclose(a, b, rtol=1e-10)
+
+    def test_is_one_pass_after_two_transpositions(self):
+        x = jnp.ones((4, 6))
+        twice = jax.linear_transpose(jax.linear_transpose(lambda a, b: sums([a, b], (1,)), x, x), [x[:, 0]] * 2)
+        text = str(jax.make_jaxpr(twice)((x, x)))
+        assert "sums[" in text
+        assert "reduce_sum" not in text
+
+
+KEPT = """
+import resource, jax, jax.numpy as jnp
+import jnn.functional as F
+f = jax.jit(jax.grad(lambda x, w: (F.layer_norm(x, w.shape, w, w) ** 2).sum(), (0, 1)))
+x, w = jnp.ones((4096, 768)), jnp.ones(768)
+faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(8): jax.block_until_ready(f(x, w))
+before = faults()
+for _ in range(8): jax.block_until_ready(f(x, w))
+print((faults() - before) / 8)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="page faults are counted on Linux")
+def test_memory_of_large_programs_is_kept():
+    def faults(**environ):
+        out = subprocess.run([sys.executable, "-c", KEPT], check=True, capture_output=True, text=True, env=os.environ | environ)
+        return float(out.stdout)
+
+    assert faults() < faults(JNN_KEEP_MEMORY="0") / 2
