@@ -25,6 +25,7 @@ Array = jax.Array
 # XLA:CPU expands a grouped convolution into a dense or a scalar one; up to these numbers, writing it out is faster.
 _MOST_TAPS = 64
 _MOST_GROUPS = 32
+# Groups of fewer channels than these are joined.
 _CHANNELS = 16
 
 
@@ -44,7 +45,6 @@ def conv_transpose(x: Array, w: Array, *, stride: Ints, padding: Ints, output_pa
         pads = [(r - p, r - p + o) for r, p, o in zip(reach, padding, output_padding)]
         return _native(x, flipped(w, groups), (1,) * len(kernel), pads, dilation, groups, stride)
     sizes = tuple((n - 1) * s - 2 * p + r + 1 + o for n, s, p, r, o in zip(x.shape[2:], stride, padding, reach, output_padding))
-    # Of output_padding, ``conv`` needs no more than that its windows stay within the padded input.
     geometry = Geometry(tuple(stride), tuple((p, p) for p in padding), tuple(dilation), groups)
     return _in_accumulator(lambda x, w: _conv_transpose((geometry, sizes), x, w), x, w)
 

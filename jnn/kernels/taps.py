@@ -45,7 +45,7 @@ def out_sizes(spatial: Ints, kernel: Ints, stride: Ints, padding: Pads, dilation
 def pad(x: Array, padding: Pads, spread: Ints | None = None) -> Array:
     """Zeros around the spatial dimensions, a negative number crops; and between, so that neighbours come to be ``spread`` apart."""
     spread = spread or (1,) * len(padding)
-    return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0)] * 2 + [(*pad, s - 1) for pad, s in zip(padding, spread)])
+    return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0)] * 2 + [(*ends, s - 1) for ends, s in zip(padding, spread)])
 
 
 def flipped(w: Array, groups: int, flip: bool = True) -> Array:

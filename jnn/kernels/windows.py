@@ -32,6 +32,11 @@ class Window(NamedTuple):
     before: int
     count: int
 
+    def places(self) -> tuple[np.ndarray, np.ndarray]:
+        """(count, size): the places of each window along the padded axis, and that none is a repetition."""
+        places = np.arange(self.count)[:, None] * self.stride + np.arange(self.size) * self.dilation
+        return places - self.before, np.ones_like(places, bool)
+
 
 class Bins(NamedTuple):
     """``count`` bins that cover an axis of ``size`` places: bin i from ``floor(i size / count)`` to ``ceil((i + 1) size / count)``."""
@@ -58,13 +63,15 @@ def maximum(x: Array, windows: tuple[Window | Bins, ...], positions: bool) -> tu
 
     Ties go to the first place in row-major order, the gradient too; a window that holds NaN gives its last NaN.
     """
-    return _maximum(x, [w if isinstance(w, Window) else w.places()[0] for w in windows], positions)
+    if all(isinstance(w, Window) for w in windows):
+        return _maximum(x, windows, positions)
+    return _maximum_by_place(x, [w.places()[0] for w in windows], positions)
 
 
 @functools.partial(jax.jit, static_argnames=("sizes", "positions"))
 def maximum_at(x: Array, starts: Sequence[Array], sizes: tuple[int, ...], positions: bool) -> tuple[Array, Array | None]:
     """:func:`maximum` over windows that start where arrays say, one an axis."""
-    return _maximum(x, [start[:, None] + np.arange(size)[None] for start, size in zip(starts, sizes, strict=True)], positions)
+    return _maximum_by_place(x, [start[:, None] + np.arange(size)[None] for start, size in zip(starts, sizes, strict=True)], positions)
 
 
 @functools.partial(jax.jit, static_argnames=("windows",))
@@ -87,6 +94,25 @@ def _maximum(x: Array, windows: Sequence[Any], positions: bool) -> tuple[Array, 
         leaves = _maximum_along(leaves, x.ndim - back, window)
     values, *places = leaves
     return values, places[0] if places else None
+
+
+def _maximum_by_place(x: Array, places: Sequence[Any], positions: bool) -> tuple[Array, Array | None]:
+    return _values_by_place(x, [jnp.asarray(p) for p in places]), _maximum(x, places, True)[1] if positions else None
+
+
+@jax.custom_jvp
+def _values_by_place(x: Array, places: list[Array]) -> Array:
+    return _maximum(x, places, False)[0]
+
+
+@_values_by_place.defjvp
+def _values_by_place_jvp(primals: tuple[Array, list[Array]], tangents: tuple[Array, Any]) -> tuple[Array, Array]:
+    # Reverse mode adds a number for each window. The gathers that the values came by would add one for each of its places.
+    (x, places), (moved, _) = primals, tangents
+    values, flat = _maximum(x, places, True)
+    outer = x.shape[: x.ndim - len(places)]
+    picked = jnp.take_along_axis(moved.reshape(*outer, -1), flat.reshape(*outer, -1), -1, mode="promise_in_bounds")
+    return values, picked.reshape(values.shape)
 
 
 def _maximum_along(leaves: Leaves, axis: int, window: Any) -> Leaves:

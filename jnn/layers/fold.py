@@ -39,6 +39,10 @@ def _columns(
 ) -> Array:
     """(N, C, H, W) to (N, C, prod(kernel), *sizes)."""
     x = jnp.pad(x, [(0, 0)] * 2 + [(p, p) for p in padding])
+    if tuple(stride) == tuple(kernel) and max(dilation) == 1:  # the blocks lie side by side
+        (down, across), (height, width) = sizes, kernel
+        x = x[:, :, : down * height, : across * width].reshape(*x.shape[:2], down, height, across, width)
+        return jnp.transpose(x, (0, 1, 3, 5, 2, 4)).reshape(*x.shape[:2], height * width, down, across)
     return jnp.stack(list(taps(x, kernel, stride, dilation, sizes)), axis=2)
 
 
