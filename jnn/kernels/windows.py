@@ -22,6 +22,9 @@ from ..core import dtypes
 Array = jax.Array
 Leaves = tuple[Array, ...]
 
+# So many bins are cut out one by one; more are gathered.
+_FEW_BINS = 8
+
 
 class Window(NamedTuple):
     """``count`` even windows along an axis: the i-th has ``size`` places, ``dilation`` apart, the first at ``i * stride - before``."""
@@ -32,11 +35,6 @@ class Window(NamedTuple):
     before: int
     count: int
 
-    def places(self) -> tuple[np.ndarray, np.ndarray]:
-        """(count, size): the places of each window along the padded axis, and that none is a repetition."""
-        places = np.arange(self.count)[:, None] * self.stride + np.arange(self.size) * self.dilation
-        return places - self.before, np.ones_like(places, bool)
-
 
 class Bins(NamedTuple):
     """``count`` bins that cover an axis of ``size`` places: bin i from ``floor(i size / count)`` to ``ceil((i + 1) size / count)``."""
@@ -46,10 +44,13 @@ class Bins(NamedTuple):
 
     def places(self) -> tuple[np.ndarray, np.ndarray]:
         """(count, longest): the places of each bin, the last one repeated, and which are no repetitions."""
-        starts = np.arange(self.count) * self.size // self.count
         lengths = self.lengths()[:, None]
         taps = np.arange(lengths.max())
-        return starts[:, None] + np.minimum(taps, lengths - 1), taps < lengths
+        return self.starts()[:, None] + np.minimum(taps, lengths - 1), taps < lengths
+
+    def starts(self) -> np.ndarray:
+        """The first place of each bin."""
+        return np.arange(self.count) * self.size // self.count
 
     def lengths(self) -> np.ndarray:
         """The number of places in each bin."""
@@ -65,13 +66,15 @@ def maximum(x: Array, windows: tuple[Window | Bins, ...], positions: bool) -> tu
     """
     if all(isinstance(w, Window) for w in windows):
         return _maximum(x, windows, positions)
-    return _maximum_by_place(x, [w.places()[0] for w in windows], positions)
+    return _maximum_by_place(windows, x, [], positions)
 
 
 @functools.partial(jax.jit, static_argnames=("sizes", "positions"))
 def maximum_at(x: Array, starts: Sequence[Array], sizes: tuple[int, ...], positions: bool) -> tuple[Array, Array | None]:
     """:func:`maximum` over windows that start where arrays say, one an axis."""
-    return _maximum_by_place(x, [start[:, None] + np.arange(size)[None] for start, size in zip(starts, sizes, strict=True)], positions)
+    return _maximum_by_place(
+        None, x, [start[:, None] + np.arange(size)[None] for start, size in zip(starts, sizes, strict=True)], positions
+    )
 
 
 @functools.partial(jax.jit, static_argnames=("windows",))
@@ -83,7 +86,7 @@ def total(x: Array, windows: tuple[Window | Bins, ...]) -> Array:
 
 
 def _maximum(x: Array, windows: Sequence[Any], positions: bool) -> tuple[Array, Array | None]:
-    """``windows`` are by axis a ``Window``, or the places (count, size)."""
+    """``windows`` are by axis a ``Window`` or ``Bins``, or the places (count, size)."""
     leaves: Leaves = (x,)
     if positions:
         shape = x.shape[x.ndim - len(windows) :]
@@ -96,21 +99,27 @@ def _maximum(x: Array, windows: Sequence[Any], positions: bool) -> tuple[Array, 
     return values, places[0] if places else None
 
 
-def _maximum_by_place(x: Array, places: Sequence[Any], positions: bool) -> tuple[Array, Array | None]:
-    return _values_by_place(x, [jnp.asarray(p) for p in places]), _maximum(x, places, True)[1] if positions else None
+def _maximum_by_place(
+    windows: tuple[Window | Bins, ...] | None, x: Array, places: list[Array], positions: bool
+) -> tuple[Array, Array | None]:
+    """``_maximum`` over ``windows``, or over ``places`` where there are none."""
+    return _values_by_place(windows, x, places), _maximum(x, windows or places, True)[1] if positions else None
 
 
-@jax.custom_jvp
-def _values_by_place(x: Array, places: list[Array]) -> Array:
-    return _maximum(x, places, False)[0]
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _values_by_place(windows: tuple[Window | Bins, ...] | None, x: Array, places: list[Array]) -> Array:
+    return _maximum(x, windows or places, False)[0]
 
 
 @_values_by_place.defjvp
-def _values_by_place_jvp(primals: tuple[Array, list[Array]], tangents: tuple[Array, Any]) -> tuple[Array, Array]:
-    # Reverse mode adds a number for each window. The gathers that the values came by would add one for each of its places.
+def _values_by_place_jvp(
+    windows: tuple[Window | Bins, ...] | None, primals: tuple[Array, list[Array]], tangents: tuple[Array, Any]
+) -> tuple[Array, Array]:
+    # Reverse mode adds a number for each window. The gathers that the values may come by would add one for each of its places.
     (x, places), (moved, _) = primals, tangents
-    values, flat = _maximum(x, places, True)
-    outer = x.shape[: x.ndim - len(places)]
+    values, flat = _maximum(x, windows or places, True)
+    assert flat is not None
+    outer = x.shape[: x.ndim - len(windows or places)]
     picked = jnp.take_along_axis(moved.reshape(*outer, -1), flat.reshape(*outer, -1), -1, mode="promise_in_bounds")
     return values, picked.reshape(values.shape)
 
@@ -120,8 +129,13 @@ def _maximum_along(leaves: Leaves, axis: int, window: Any) -> Leaves:
         x, *flat = leaves
         lowest = -np.inf if jnp.issubdtype(x.dtype, np.floating) else np.iinfo(x.dtype).min
         return _slide((_pad(x, axis, window, lowest), *(_pad(f, axis, window, 0) for f in flat)), axis, window, _greater)
-    taps = tuple(jnp.take(x, window, axis) for x in leaves)
-    joined = _slide(taps, axis + 1, Window(window.shape[1], window.shape[1], 1, 0, 1), _greater)
+    if isinstance(window, Bins) and window.count <= _FEW_BINS:
+        runs = [(int(start), int(size)) for start, size in zip(window.starts(), window.lengths(), strict=True)]
+        bins = [_slide(_cut(leaves, axis, start, 1, size), axis, Window(size, size, 1, 0, 1), _greater) for start, size in runs]
+        return tuple(jnp.concatenate(parts, axis) for parts in zip(*bins, strict=True))
+    places = window.places()[0] if isinstance(window, Bins) else window
+    taps = tuple(jnp.take(x, places, axis) for x in leaves)
+    joined = _slide(taps, axis + 1, Window(places.shape[1], places.shape[1], 1, 0, 1), _greater)
     return tuple(lax.squeeze(x, (axis + 1,)) for x in joined)
 
 
