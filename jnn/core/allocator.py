@@ -8,24 +8,29 @@ import platform
 
 import jax
 
-# Of glibc's malloc.h, and the values they get here. With arrays of over 128 MiB kept too, peaks grew and large programs slowed.
+# Of glibc's malloc.h.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
-_OPTIONS = {_MMAP_THRESHOLD: 1 << 27, _TRIM_THRESHOLD: 1 << 28, _ARENA_MAX: 1}
 _SETTINGS = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_ARENA_MAX", "GLIBC_TUNABLES")
+# glibc takes an int; and large arrays among small ones leave gaps, so that with more the peak of a process grows.
+_MOST_MIB, _USUAL_MIB = 1023, 128
 
 
 def keep_freed_memory() -> bool:
-    """Let glibc keep blocks of up to 128 MiB that are freed, 256 MiB of them, in one arena for all threads. Whether it does.
+    """Let glibc keep blocks of memory that are freed, in one arena for all threads. Whether it does.
 
     XLA:CPU allocates what a program needs anew at each call. From 32 MiB on, or in arenas of threads other than the first,
     glibc gives such memory back to the system when it is freed, and the system fills it with zeros, page by page, for the next
     call: half the time and more of a training step. Threads must not have arenas yet, so this runs when jnn is imported.
-    ``JNN_KEEP_MEMORY=0`` in the environment, any setting there of this allocator, or JAX told to use other platforms than the
-    CPU leave it alone.
+
+    ``JNN_KEEP_MEMORY`` in the environment is the size of the largest block that is kept, in MiB, and half of what is kept
+    in all: 128 unless given, 1023 at most, and 0 leaves the allocator alone. So does any setting there of its own, and JAX
+    told to use other platforms than the CPU.
     """
-    asked = os.environ.get("JNN_KEEP_MEMORY", "1") != "0" and not any(name in os.environ for name in _SETTINGS)
+    asked = os.environ.get("JNN_KEEP_MEMORY", str(_USUAL_MIB))
+    largest = min(int(asked), _MOST_MIB) << 20 if asked.isdecimal() else _USUAL_MIB << 20
     on_cpu = "cpu" in (getattr(jax.config, "jax_platforms", None) or "cpu").split(",")
-    if not asked or not on_cpu or platform.libc_ver()[0] != "glibc":
+    if not largest or not on_cpu or any(name in os.environ for name in _SETTINGS) or platform.libc_ver()[0] != "glibc":
         return False
     set_option = ctypes.CDLL(None).mallopt
-    return all(set_option(*option) for option in _OPTIONS.items())
+    options = {_MMAP_THRESHOLD: largest, _TRIM_THRESHOLD: 2 * largest, _ARENA_MAX: 1}
+    return all(set_option(*option) for option in options.items())
