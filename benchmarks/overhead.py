@@ -35,7 +35,7 @@ SMALL: dict[str, tuple[Callable[[Any], Any], tuple[int, ...]]] = {
     "Conv2d": (lambda nn: nn.Conv2d(3, 4, 3), (1, 3, 8, 8)),
     "BatchNorm2d": (lambda nn: nn.BatchNorm2d(3), (2, 3, 4, 4)),
     "LSTM": (lambda nn: nn.LSTM(4, 4), (5, 2, 4)),
-    "MultiheadAttention": (lambda nn: nn.TransformerEncoderLayer(8, 2, 16, 0.0), (5, 2, 8)),
+    "TransformerEncoderLayer": (lambda nn: nn.TransformerEncoderLayer(8, 2, 16, 0.0), (5, 2, 8)),
     f"{MODULES} modules": (deep, (1, 4)),
 }
 

@@ -13,6 +13,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 import jnn.functional as F
+from jnn.core.allocator import keep_freed_memory
 from jnn.kernels import dense
 from jnn.kernels.bilinear import bilinear
 from jnn.kernels.sums import sums
@@ -151,3 +152,9 @@ def test_memory_of_large_programs_is_kept():
         return float(out.stdout)
 
     assert faults() < faults(JNN_KEEP_MEMORY="0") / 2
+
+
+def test_what_is_kept_must_be_a_number(monkeypatch):
+    monkeypatch.setenv("JNN_KEEP_MEMORY", "much")
+    with pytest.raises(ValueError, match="JNN_KEEP_MEMORY must be a number of MiB, got JNN_KEEP_MEMORY='much'"):
+        keep_freed_memory()

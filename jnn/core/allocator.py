@@ -8,6 +8,8 @@ import platform
 
 import jax
 
+from . import checks
+
 # Of glibc's malloc.h.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
 _SETTINGS = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_ARENA_MAX", "GLIBC_TUNABLES")
@@ -25,9 +27,13 @@ def keep_freed_memory() -> bool:
     ``JNN_KEEP_MEMORY`` in the environment is the size of the largest block that is kept, in MiB, and half of what is kept
     in all: 128 unless given, 1023 at most, and 0 leaves the allocator alone. So does any setting there of its own, and JAX
     told to use other platforms than the CPU.
+
+    Raises:
+        ValueError: ``JNN_KEEP_MEMORY`` is not a whole number.
     """
     asked = os.environ.get("JNN_KEEP_MEMORY", str(_USUAL_MIB))
-    largest = min(int(asked), _MOST_MIB) << 20 if asked.isdecimal() else _USUAL_MIB << 20
+    checks.require(asked.isdecimal(), "jnn", "JNN_KEEP_MEMORY must be a number of MiB", ValueError, JNN_KEEP_MEMORY=asked)
+    largest = min(int(asked), _MOST_MIB) << 20
     on_cpu = "cpu" in (getattr(jax.config, "jax_platforms", None) or "cpu").split(",")
     if not largest or not on_cpu or any(name in os.environ for name in _SETTINGS) or platform.libc_ver()[0] != "glibc":
         return False

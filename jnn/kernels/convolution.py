@@ -18,7 +18,7 @@ from ..core import dtypes
 from . import dense, depthwise
 from .bilinear import bilinear
 from .platform import native
-from .taps import Geometry, Ints, Pads, flipped, pad
+from .taps import Geometry, Ints, Pads, flipped, pad, swapped
 
 Array = jax.Array
 
@@ -43,7 +43,7 @@ def conv_transpose(x: Array, w: Array, *, stride: Ints, padding: Ints, output_pa
     reach = [d * (k - 1) for d, k in zip(dilation, kernel)]
     if native() or not x.size or not w.size:
         pads = [(r - p, r - p + o) for r, p, o in zip(reach, padding, output_padding)]
-        return _native(x, flipped(w, groups), (1,) * len(kernel), pads, dilation, groups, stride)
+        return _native(x, flipped(swapped(w, groups)), (1,) * len(kernel), pads, dilation, groups, stride)
     sizes = tuple((n - 1) * s - 2 * p + r + 1 + o for n, s, p, r, o in zip(x.shape[2:], stride, padding, reach, output_padding))
     geometry = Geometry(tuple(stride), tuple((p, p) for p in padding), tuple(dilation), groups)
     return _in_accumulator(lambda x, w: _conv_transpose((geometry, sizes), x, w), x, w)
@@ -99,7 +99,7 @@ def _by_input(geometry: Geometry, g: Array, w: Array, sizes: Ints) -> Array:
     reach = [d * (k - 1) for d, k in zip(dilation, kernel)]
     lows = [r - low for r, (low, _) in zip(reach, padding)]
     pads = tuple((low, size + r - n - low) for low, size, r, n in zip(lows, sizes, reach, g.shape[2:]))
-    return _forward(Geometry((1,) * len(kernel), pads, dilation, groups), g, flipped(w, groups))
+    return _forward(Geometry((1,) * len(kernel), pads, dilation, groups), g, flipped(swapped(w, groups)))
 
 
 def _subpixel(geometry: Geometry, g: Array, w: Array, sizes: Ints) -> Array:
@@ -109,14 +109,14 @@ def _subpixel(geometry: Geometry, g: Array, w: Array, sizes: Ints) -> Array:
     g[t - q] w[q * stride + r].
     """
     stride, groups = geometry.stride, geometry.groups
-    w = flipped(w, groups, flip=False)
+    w = swapped(w, groups)
     n, (channels, per_group, *kernel) = len(stride), w.shape
     quotients = [-(-k // s) for k, s in zip(kernel, stride)]
     w = pad(w, [(0, q * s - k) for q, s, k in zip(quotients, stride, kernel)])
     w = w.reshape(channels, per_group, *(m for pair in zip(quotients, stride) for m in pair))
     w = jnp.transpose(w, (0, *range(3, 2 * n + 2, 2), 1, *range(2, 2 * n + 2, 2))).reshape(-1, per_group, *quotients)
     full = tuple((q - 1, q - 1) for q in quotients)
-    y = _forward(Geometry((1,) * n, full, (1,) * n, groups), g, jnp.flip(w, range(2, n + 2)))
+    y = _forward(Geometry((1,) * n, full, (1,) * n, groups), g, flipped(w))
     y = y.reshape(g.shape[0], channels, *stride, *y.shape[2:])
     y = jnp.transpose(y, (0, 1, *(axis for d in range(n) for axis in (2 + n + d, 2 + d))))
     y = y.reshape(g.shape[0], channels, *(y.shape[2 + 2 * d] * s for d, s in enumerate(stride)))

@@ -48,8 +48,12 @@ def pad(x: Array, padding: Pads, spread: Ints | None = None) -> Array:
     return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0)] * 2 + [(*ends, s - 1) for ends, s in zip(padding, spread)])
 
 
-def flipped(w: Array, groups: int, flip: bool = True) -> Array:
-    """The weight (O, C / groups, *K) of a convolution as that of its gradient by the input, (C, O / groups, *K)."""
+def swapped(w: Array, groups: int) -> Array:
+    """The weight (O, C / groups, *K) of a convolution with its channels as its gradient by the input has them, (C, O / groups, *K)."""
     outputs, per_group, *kernel = w.shape
-    w = jnp.swapaxes(w.reshape(groups, outputs // groups, per_group, *kernel), 1, 2).reshape(-1, outputs // groups, *kernel)
-    return jnp.flip(w, range(2, w.ndim)) if flip else w
+    return jnp.swapaxes(w.reshape(groups, outputs // groups, per_group, *kernel), 1, 2).reshape(-1, outputs // groups, *kernel)
+
+
+def flipped(w: Array) -> Array:
+    """``w`` with its kernel offsets in reverse."""
+    return jnp.flip(w, range(2, w.ndim))
