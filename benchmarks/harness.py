@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import itertools
 import json
 import os
 import pathlib
@@ -19,8 +20,10 @@ import numpy as np
 import torch
 
 RESULTS = pathlib.Path(__file__).with_name("results")
-# A sample takes this long at least: a short call is repeated within it.
-_SAMPLE_S = 0.004
+# A sample is what calls for this long take on average, after others for so long untimed: torch's threads go on spinning for
+# milliseconds after a call and would take a core from whoever comes next, half of its time again.
+_SAMPLE_S = 0.012
+_UNTIMED_S = 0.025
 
 
 class Spread(NamedTuple):
@@ -45,26 +48,31 @@ class Row(NamedTuple):
 
 def in_turns(forms: Mapping[str, Callable[[], Any]], budget_s: float = 1.5, rounds: int = 7) -> dict[str, list[float]]:
     """Seconds of a call of each form, one sample a round: ``rounds`` of them at least, more within the budget. Forms must block."""
-    repeats = {}
-    for name, run in forms.items():
+    for run in forms.values():
         run()
-        start = time.perf_counter()
-        run()
-        repeats[name] = max(1, round(_SAMPLE_S / max(time.perf_counter() - start, 1e-7)))
     samples: dict[str, list[float]] = {name: [] for name in forms}
     order, start = list(forms), time.perf_counter()
     gc.disable()
     try:
         while len(samples[order[0]]) < rounds or time.perf_counter() - start < budget_s:
             for name in order:
-                begun = time.perf_counter()
-                for _ in range(repeats[name]):
-                    forms[name]()
-                samples[name].append((time.perf_counter() - begun) / repeats[name])
+                _mean_seconds(forms[name], _UNTIMED_S)
+                samples[name].append(_mean_seconds(forms[name], _SAMPLE_S))
             order.reverse()
     finally:
         gc.enable()
     return samples
+
+
+def _mean_seconds(run: Callable[[], Any], least: float) -> float:
+    """Of a call, over as many as take ``least`` seconds."""
+    begun = time.perf_counter()
+    for calls in itertools.count(1):
+        run()
+        spent = time.perf_counter() - begun
+        if spent >= least:
+            return spent / calls
+    raise AssertionError
 
 
 def compare(name: str, kind: str, forms: Mapping[str, Callable[[], Any]], **options: Any) -> Row:

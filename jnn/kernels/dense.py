@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from . import winograd
+from .stored import stored
 from .taps import Geometry, Ints, pad, taps
 
 Array = jax.Array
@@ -17,6 +19,10 @@ _FEW_CHANNELS = 4
 # Patches of inputs of fewer elements stay in the cache; of these many channels, they make a matmul worth its copies.
 _MOST_ELEMENTS = 1 << 18
 _MANY_CHANNELS = 64
+# Winograd's algorithm pays while its tiles stay in the cache, and beyond where this many channels make up for the traffic.
+_TILES_IN_CACHE = 1 << 21
+_MOST_TILES = 1 << 25
+_CHANNELS_BEYOND = 128
 
 
 def conv(geometry: Geometry, x: Array, w: Array) -> Array:
@@ -24,6 +30,8 @@ def conv(geometry: Geometry, x: Array, w: Array) -> Array:
 
     Where channels are few, the depths are channels of one convolution, which has more to sum.
     """
+    if _by_winograd(geometry, x, w.shape):
+        return winograd.conv(geometry, x, w)
     if x.ndim < 5 or geometry.groups > 1:
         return _conv(geometry, x, w)
     flat, depths, batch = _flat(geometry), [*_depths(geometry, x, w.shape[2:])], x.shape[0]
@@ -38,6 +46,8 @@ def conv(geometry: Geometry, x: Array, w: Array) -> Array:
 
 def by_weight(geometry: Geometry, g: Array, x: Array, kernel: Ints) -> Array:
     """The gradient by the weight, for the cotangent ``g`` of the output."""
+    if _by_winograd(geometry, x, (g.shape[1], x.shape[1], *kernel)):
+        return winograd.by_weight(geometry, g, x)
     if x.ndim < 5 or geometry.groups > 1:
         return _by_weight(geometry, g, x, kernel)
     flat, slopes = _flat(geometry), _images(g)
@@ -66,6 +76,18 @@ def _images(x: Array) -> Array:
     return jnp.moveaxis(x, 2, 1).reshape(-1, x.shape[1], *x.shape[3:])
 
 
+def _by_winograd(geometry: Geometry, x: Array, weight: Ints) -> bool:
+    """Whether kernels of 3 in steps of 1, over images no narrower, go by Winograd's algorithm. It is off for exact products."""
+    outputs, channels, *kernel = weight
+    steps = {*geometry.stride, *geometry.dilation, geometry.groups}
+    if {*kernel} != {3} or steps != {1} or x.ndim < 4 or min(x.shape[2:]) < 3 or not jnp.issubdtype(x.dtype, jnp.inexact):
+        return False
+    elements = winograd.places(geometry.sizes(x.shape[2:], kernel)) * x.shape[0] * max(channels, outputs)
+    least, most = (_MANY_CHANNELS, _TILES_IN_CACHE) if elements <= _TILES_IN_CACHE else (_CHANNELS_BEYOND, _MOST_TILES)
+    precise = jax.config.jax_default_matmul_precision in ("highest", "float32")
+    return not precise and min(outputs, channels) >= least and elements <= most
+
+
 def _by_matmul(geometry: Geometry, shape: Ints, kernel: Ints) -> bool:
     """Whether patches are copied out for a matmul.
 
@@ -83,16 +105,17 @@ def _conv(geometry: Geometry, x: Array, w: Array) -> Array:
     if not _by_matmul(geometry, x.shape, kernel):
         return _avoiding_ynnpack(geometry, x, w)
     patches = _patches(geometry, x, kernel)
-    by_place = jnp.moveaxis(w, (0, 1), (-1, -2)).reshape(-1, w.shape[0])
-    y = patches.reshape(-1, patches.shape[-1]) @ by_place
-    return jnp.moveaxis(y.reshape(*patches.shape[:-1], -1), -1, 1)
+    by_place = stored(jnp.moveaxis(w, 1, -1)).reshape(w.shape[0], -1)
+    y = patches.reshape(-1, patches.shape[-1]) @ by_place.T
+    return jnp.moveaxis(stored(y.reshape(*patches.shape[:-1], -1)), -1, 1)
 
 
 def _by_weight(geometry: Geometry, g: Array, x: Array, kernel: Ints) -> Array:
     if _by_matmul(geometry, x.shape, kernel):
         patches = _patches(geometry, x, kernel)
-        w = jnp.moveaxis(g, 1, 0).reshape(g.shape[1], -1) @ patches.reshape(-1, patches.shape[-1])
-        return jnp.moveaxis(w.reshape(-1, *kernel, x.shape[1]), -1, 1)
+        slopes = stored(jnp.moveaxis(g, 1, -1)).reshape(-1, g.shape[1])
+        w = slopes.T @ patches.reshape(-1, patches.shape[-1])
+        return jnp.moveaxis(stored(w.reshape(-1, *kernel, x.shape[1])), -1, 1)
     if any((size - 1) * s >= n for size, s, n in zip(g.shape[2:], geometry.stride, x.shape[2:])):
         # One by a kernel wider than the input would run 70 times slower.
         x, geometry = pad(x, geometry.padding), geometry._replace(padding=((0, 0),) * len(kernel))
@@ -102,8 +125,9 @@ def _by_weight(geometry: Geometry, g: Array, x: Array, kernel: Ints) -> Array:
 def _patches(geometry: Geometry, x: Array, kernel: Ints) -> Array:
     """(N, *sizes, prod(kernel) * C): what each place of the output sees."""
     sizes = geometry.sizes(x.shape[2:], kernel)
-    parts = taps(pad(x, geometry.padding), kernel, geometry.stride, geometry.dilation, sizes)
-    return jnp.concatenate([jnp.moveaxis(part, 1, -1) for part in parts], -1)
+    x = pad(stored(jnp.moveaxis(x, 1, -1))[:, None], [*geometry.padding, (0, 0)])
+    parts = taps(x, (*kernel, 1), (*geometry.stride, 1), (*geometry.dilation, 1), (*sizes, x.shape[-1]))
+    return jnp.concatenate([part[:, 0] for part in parts], -1)
 
 
 def _avoiding_ynnpack(geometry: Geometry, x: Array, w: Array) -> Array:
