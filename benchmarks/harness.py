@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterable, Mapping
 from importlib import metadata
 from typing import Any, NamedTuple
 
+# First of what computes: jnn's setting of the allocator is for threads that start later.
+import jnn  # noqa: F401, I001
 import jax
 import numpy as np
 import torch

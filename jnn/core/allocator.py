@@ -38,5 +38,5 @@ def keep_freed_memory() -> bool:
     if not largest or not on_cpu or any(name in os.environ for name in _SETTINGS) or platform.libc_ver()[0] != "glibc":
         return False
     set_option = ctypes.CDLL(None).mallopt
-    options = {_MMAP_THRESHOLD: largest, _TRIM_THRESHOLD: 2 * largest, _ARENA_MAX: 1}
+    options = {_MMAP_THRESHOLD: largest, _TRIM_THRESHOLD: (1 << 31) - 1, _ARENA_MAX: 1}
     return all(set_option(*option) for option in options.items())

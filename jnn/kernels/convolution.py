@@ -15,7 +15,7 @@ import numpy as np
 from jax import lax
 
 from ..core import dtypes
-from . import dense, depthwise
+from . import dense, depthwise, patches
 from .bilinear import bilinear
 from .platform import native
 from .taps import Geometry, Ints, Pads, flipped, pad, swapped
@@ -92,6 +92,8 @@ def _joined(w: Array, groups: int, share: int) -> Array:
 def _by_input(geometry: Geometry, g: Array, w: Array, sizes: Ints) -> Array:
     """The gradient by an input with spatial ``sizes``, for the cotangent ``g`` of the output."""
     kernel, (stride, padding, dilation, groups) = w.shape[2:], geometry
+    if patches.fewer_than_weights(geometry, g.shape[0], g.shape[2:], w.shape[0]):
+        return patches.by_input(geometry, g, w, sizes)
     if max(stride) > 1 and max(dilation) == 1:
         return _subpixel(geometry, g, w, sizes)
     # Zeros between the elements undo the stride, where there is one.

@@ -9,8 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from . import winograd
-from .stored import stored
+from . import patches, winograd
 from .taps import Geometry, Ints, pad, taps
 
 Array = jax.Array
@@ -30,6 +29,8 @@ def conv(geometry: Geometry, x: Array, w: Array) -> Array:
 
     Where channels are few, the depths are channels of one convolution, which has more to sum.
     """
+    if patches.fewer_than_weights(geometry, x.shape[0], geometry.sizes(x.shape[2:], w.shape[2:]), w.shape[0]):
+        return patches.conv(geometry, x, w)
     if _by_winograd(geometry, x, w.shape):
         return winograd.conv(geometry, x, w)
     if x.ndim < 5 or geometry.groups > 1:
@@ -46,6 +47,8 @@ def conv(geometry: Geometry, x: Array, w: Array) -> Array:
 
 def by_weight(geometry: Geometry, g: Array, x: Array, kernel: Ints) -> Array:
     """The gradient by the weight, for the cotangent ``g`` of the output."""
+    if patches.fewer_than_weights(geometry, g.shape[0], g.shape[2:], g.shape[1]):
+        return patches.by_weight(geometry, g, x, kernel)
     if _by_winograd(geometry, x, (g.shape[1], x.shape[1], *kernel)):
         return winograd.by_weight(geometry, g, x)
     if x.ndim < 5 or geometry.groups > 1:
@@ -101,33 +104,16 @@ def _by_matmul(geometry: Geometry, shape: Ints, kernel: Ints) -> bool:
 
 
 def _conv(geometry: Geometry, x: Array, w: Array) -> Array:
-    kernel = w.shape[2:]
-    if not _by_matmul(geometry, x.shape, kernel):
-        return _avoiding_ynnpack(geometry, x, w)
-    patches = _patches(geometry, x, kernel)
-    by_place = stored(jnp.moveaxis(w, 1, -1)).reshape(w.shape[0], -1)
-    y = patches.reshape(-1, patches.shape[-1]) @ by_place.T
-    return jnp.moveaxis(stored(y.reshape(*patches.shape[:-1], -1)), -1, 1)
+    return patches.conv(geometry, x, w) if _by_matmul(geometry, x.shape, w.shape[2:]) else _avoiding_ynnpack(geometry, x, w)
 
 
 def _by_weight(geometry: Geometry, g: Array, x: Array, kernel: Ints) -> Array:
     if _by_matmul(geometry, x.shape, kernel):
-        patches = _patches(geometry, x, kernel)
-        slopes = stored(jnp.moveaxis(g, 1, -1)).reshape(-1, g.shape[1])
-        w = slopes.T @ patches.reshape(-1, patches.shape[-1])
-        return jnp.moveaxis(stored(w.reshape(-1, *kernel, x.shape[1])), -1, 1)
+        return patches.by_weight(geometry, g, x, kernel)
     if any((size - 1) * s >= n for size, s, n in zip(g.shape[2:], geometry.stride, x.shape[2:])):
         # One by a kernel wider than the input would run 70 times slower.
         x, geometry = pad(x, geometry.padding), geometry._replace(padding=((0, 0),) * len(kernel))
     return _correlated(geometry, g, x, kernel)
-
-
-def _patches(geometry: Geometry, x: Array, kernel: Ints) -> Array:
-    """(N, *sizes, prod(kernel) * C): what each place of the output sees."""
-    sizes = geometry.sizes(x.shape[2:], kernel)
-    x = pad(stored(jnp.moveaxis(x, 1, -1))[:, None], [*geometry.padding, (0, 0)])
-    parts = taps(x, (*kernel, 1), (*geometry.stride, 1), (*geometry.dilation, 1), (*sizes, x.shape[-1]))
-    return jnp.concatenate([part[:, 0] for part in parts], -1)
 
 
 def _avoiding_ynnpack(geometry: Geometry, x: Array, w: Array) -> Array:
