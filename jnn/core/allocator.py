@@ -14,7 +14,7 @@ from . import checks
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
 _SETTINGS = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_ARENA_MAX", "GLIBC_TUNABLES")
 # glibc takes an int; and large arrays among small ones leave gaps, so that with more the peak of a process grows.
-_MOST_MIB, _USUAL_MIB = 1023, 128
+_MOST_MIB, _USUAL_MIB = 1023, 512
 
 
 def keep_freed_memory() -> bool:
@@ -25,7 +25,7 @@ def keep_freed_memory() -> bool:
     call: half the time and more of a training step. Threads must not have arenas yet, so this runs when jnn is imported.
 
     ``JNN_KEEP_MEMORY`` in the environment is the size of the largest block that is kept, in MiB, and half of what is kept
-    in all: 128 unless given, 1023 at most, and 0 leaves the allocator alone. So does any setting there of its own, and JAX
+    in all: 512 unless given, 1023 at most, and 0 leaves the allocator alone. So does any setting there of its own, and JAX
     told to use other platforms than the CPU.
 
     Raises:

@@ -123,6 +123,8 @@ def _all_at_once(x: Array, head: Head, target: Array, scale: Array | None, smoot
         ), None
 
     numbers, probabilities = jnp.arange(chunks * size).reshape(chunks, size), None if scale is not None else part(target)
+    # Without the dimension of one place, for which XLA:CPU would choose another layout and copy the matrix.
+    head = head._replace(matrix=head.matrix.reshape(classes, -1))
     parts = _Part(numbers, jax.tree.map(part, head), probabilities)
     zero = jnp.zeros((places, n), dtype)
     sums, _ = lax.scan(step, _Sums(zero - 1e30, zero, zero, zero), parts)
