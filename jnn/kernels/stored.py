@@ -14,11 +14,13 @@ from jax.interpreters import ad, batching, mlir
 Array = jax.Array
 
 _stored = Primitive("stored")
+# Smaller arrays are in the cache, and a loop for each costs more.
+_LEAST = 1 << 16
 
 
 def stored(x: Array) -> Array:
     """``x``, a transposition or padding, which XLA:CPU would else compute again for each element of what reads it, without tiles."""
-    return _stored.bind(x) if x.size and jnp.issubdtype(x.dtype, jnp.floating) else x
+    return _stored.bind(x) if x.size >= _LEAST and jnp.issubdtype(x.dtype, jnp.floating) else x
 
 
 def _loop(x: Array) -> Array:
