@@ -15,8 +15,11 @@ from collections.abc import Callable, Iterable, Mapping
 from importlib import metadata
 from typing import Any, NamedTuple
 
+# isort: split
 # First of what computes: jnn's setting of the allocator is for threads that start later.
-import jnn  # noqa: F401, I001
+import jnn  # noqa: F401
+
+# isort: split
 import jax
 import numpy as np
 import torch

@@ -14,9 +14,14 @@ from jax.sharding import PartitionSpec as P
 
 import jnn.functional as F
 from jnn.core.allocator import keep_freed_memory
-from jnn.kernels import dense
+from jnn.kernels import dense, patches, winograd
+from jnn.kernels import stored as module_of_stored
 from jnn.kernels.bilinear import bilinear
+from jnn.kernels.platform import lowering
+from jnn.kernels.softplus import softplus
+from jnn.kernels.stored import stored
 from jnn.kernels.sums import sums
+from jnn.kernels.taps import Geometry
 
 
 def _cubed(conv):
@@ -55,23 +60,92 @@ def test_every_derivative_of_a_convolution_is_that_of_xlas(channels, per_group, 
             np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-8 * float(jnp.abs(b).max() + 1), err_msg=name)
 
 
-def test_matmuls_over_patches_equal_xlas_convolutions(rng, monkeypatch):
-    x, w = jnp.asarray(rng.standard_normal((2, 3, 6, 5))), jnp.asarray(rng.standard_normal((4, 3, 3, 3)))
+FORCED = {
+    "patches": (dense, "_by_matmul"),
+    "patches in the weight's order": (patches, "fewer_than_weights"),
+    "Winograd": (dense, "_by_winograd"),
+}
 
-    def run():
-        return jax.grad(lambda x, w: (F.conv2d(x, w, padding=1) ** 3).sum(), (0, 1))(x, w)
 
-    jax.clear_caches()
-    plain = run()
-    monkeypatch.setattr(dense, "_by_matmul", lambda *_: True)
-    jax.clear_caches()
-    for a, b in zip(plain, run(), strict=True):
+@pytest.mark.parametrize(("module", "rule"), FORCED.values(), ids=FORCED)
+@pytest.mark.parametrize("function", [F.conv2d, F.conv_transpose2d])
+def test_every_form_of_a_convolution_is_xlas(module, rule, function, rng, monkeypatch):
+    x, w = jnp.asarray(rng.standard_normal((2, 3, 6, 5))), jnp.asarray(rng.standard_normal((3, 3, 3, 3)))
+
+    def run(native):
+        jax.clear_caches()
+        with lowering(native=native):
+            return jax.grad(lambda x, w: (function(x, w, padding=1) ** 3).sum(), (0, 1))(x, w)
+
+    monkeypatch.setattr(module, rule, lambda *_: True)
+    monkeypatch.setattr(module_of_stored, "_LEAST", 1)
+    for a, b in zip(run(False), run(True), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-10)
+
+
+@pytest.mark.parametrize("spatial", [(7,), (6, 5), (3, 4, 5)], ids=str)
+@pytest.mark.parametrize("padding", [(0, 0), (1, 1), (2, 1), (-1, 2)], ids=str)
+def test_winograds_algorithm(spatial, padding, rng):
+    n = len(spatial)
+    if sum(padding) + min(spatial) < 3:
+        padding = (1, 1)
+    geometry = Geometry((1,) * n, (padding,) * n, (1,) * n, 1)
+    x, w = jnp.asarray(rng.standard_normal((2, 3, *spatial))), jnp.asarray(rng.standard_normal((4, 3, *[3] * n)))
+    expected, pull = jax.vjp(lambda w: jax.lax.conv_general_dilated(x, w, (1,) * n, (padding,) * n), w)
+    np.testing.assert_allclose(winograd.conv(geometry, x, w), expected, rtol=1e-9, atol=1e-12)
+    g = jnp.asarray(rng.standard_normal(expected.shape))
+    np.testing.assert_allclose(winograd.by_weight(geometry, g, x), pull(g)[0], rtol=1e-9, atol=1e-12)
+
+
+def test_winograds_algorithm_errs_no_more_than_xlas_convolution(rng):
+    x, w = rng.standard_normal((4, 128, 8, 8)), rng.standard_normal((128, 128, 3, 3))
+    geometry = Geometry((1, 1), ((1, 1), (1, 1)), (1, 1), 1)
+    exact = jax.lax.conv_general_dilated(x, w, (1, 1), "SAME")
+    x, w = jnp.asarray(x, jnp.float32), jnp.asarray(w, jnp.float32)
+
+    def error(y):
+        return float(jnp.abs(y - exact).max() / jnp.abs(exact).max())
+
+    # Its own roundings are those of two additions a number; the sums over channels, which it shortens, are most of the error.
+    assert error(winograd.conv(geometry, x, w)) < 2 * error(jax.lax.conv_general_dilated(x, w, (1, 1), "SAME")) + 1e-7
+
+
+def test_winograds_algorithm_is_off_where_products_are_asked_to_be_exact():
+    x, w = jnp.ones((4, 128, 8, 8)), jnp.ones((128, 128, 3, 3))
+
+    def multiplies_places():
+        with lowering(native=False):
+            return "ptc,poc->pto" in jax.jit(lambda x, w: F.conv2d(x, w, padding=1)).lower(x, w).as_text(debug_info=True)
+
+    assert multiplies_places()
+    with jax.default_matmul_precision("highest"):
+        assert not multiplies_places()
+
+
+class TestStored:
+    @pytest.mark.parametrize("first", [1.0, -np.inf, np.inf, np.nan])
+    def test_is_the_identity_in_every_transformation(self, first, monkeypatch):
+        monkeypatch.setattr(module_of_stored, "_LEAST", 1)
+        x = jnp.asarray([[first, 2.0], [3.0, 4.0]])
+        np.testing.assert_array_equal(stored(x), x)
+        np.testing.assert_array_equal(jax.jit(stored)(x), x)
+        np.testing.assert_array_equal(jax.vmap(stored, 1, 1)(x), x)
+        y, slope = jax.jvp(stored, (x,), (2 * jnp.ones_like(x),))
+        np.testing.assert_array_equal(y, x)
+        np.testing.assert_array_equal(slope, 2 * jnp.ones_like(x))
+        np.testing.assert_array_equal(jax.vjp(stored, x)[1](3 * jnp.ones_like(x))[0], 3 * jnp.ones_like(x))
+
+    def test_keeps_xla_from_fusing(self):
+        x = jnp.ones((512, 512), jnp.float32)
+        text = jax.jit(lambda x: stored(x.T) + 1).lower(x).compile().as_text()
+        assert "while(" in text
+        assert "while(" not in jax.jit(lambda x: stored(x[:2].T) + 1).lower(x).compile().as_text(), "small arrays are left alone"
 
 
 @pytest.mark.parametrize("check_vma", [True, False])
 @pytest.mark.parametrize("groups", [1, 2, 4])
-def test_convolutions_under_shard_map(groups, check_vma, rng):
+def test_convolutions_under_shard_map(groups, check_vma, rng, monkeypatch):
+    monkeypatch.setattr(module_of_stored, "_LEAST", 1)
     mesh = jax.make_mesh((2,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
     x, w = jnp.asarray(rng.standard_normal((2, 4, 5, 5))), jnp.asarray(rng.standard_normal((4, 4 // groups, 3, 3)))
 
@@ -158,3 +232,16 @@ def test_what_is_kept_must_be_a_number(monkeypatch):
     monkeypatch.setenv("JNN_KEEP_MEMORY", "much")
     with pytest.raises(ValueError, match="JNN_KEEP_MEMORY must be a number of MiB, got JNN_KEEP_MEMORY='much'"):
         keep_freed_memory()
+
+
+def test_softplus_keeps_the_digits_of_its_type():
+    x = jnp.concatenate([jnp.linspace(-100, 100, 4001), jnp.asarray([0.0, -np.inf, np.inf, np.nan])])
+    np.testing.assert_allclose(softplus(x), jnp.logaddexp(x, 0), rtol=1e-15)
+    single = x.astype(jnp.float32)
+    # Numbers below the smallest normal one are flushed to 0.
+    np.testing.assert_allclose(softplus(single), jnp.logaddexp(single.astype(float), 0), rtol=4e-7, atol=1.2e-38)
+    x = x[:-3]
+    np.testing.assert_allclose(jax.vmap(jax.grad(softplus))(x), jax.nn.sigmoid(x), rtol=1e-12)
+    curvature = jax.nn.sigmoid(x) * jax.nn.sigmoid(-x)
+    # 1 - sigmoid(x) has lost the digits of 1: an error of 1e-16.
+    np.testing.assert_allclose(jax.vmap(jax.grad(jax.grad(softplus)))(x), curvature, rtol=1e-12, atol=1e-15)

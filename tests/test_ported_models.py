@@ -34,6 +34,8 @@ def load(name, library):
     return module
 
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 CASES = {
     "resnet basic": ("resnet", "basic", (IMAGES,), RNG.integers(0, 5, 6)),
     "resnet bottleneck": ("resnet", "bottleneck", (IMAGES,), RNG.integers(0, 5, 6)),

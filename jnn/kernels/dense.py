@@ -87,7 +87,7 @@ def _by_winograd(geometry: Geometry, x: Array, weight: Ints) -> bool:
         return False
     elements = winograd.places(geometry.sizes(x.shape[2:], kernel)) * x.shape[0] * max(channels, outputs)
     least, most = (_MANY_CHANNELS, _TILES_IN_CACHE) if elements <= _TILES_IN_CACHE else (_CHANNELS_BEYOND, _MOST_TILES)
-    precise = jax.config.jax_default_matmul_precision in ("highest", "float32")
+    precise = getattr(jax.config, "jax_default_matmul_precision", None) in ("highest", "float32")
     return not precise and min(outputs, channels) >= least and elements <= most
 
 

@@ -18,6 +18,8 @@ import numpy as np
 from jax import lax
 
 from ..core import dtypes
+from .platform import native
+from .sums import sums
 
 Array = jax.Array
 Leaves = tuple[Array, ...]
@@ -147,7 +149,8 @@ def _total_along(x: Array, axis: int, window: Window | Bins) -> Array:
     size, stride, dilation, before, count = window
     if size == stride and dilation == 1 and before == 0 and count * size <= x.shape[axis]:
         x = lax.slice_in_dim(x, 0, count * size, axis=axis)
-        return x.reshape(*x.shape[:axis], count, size, *x.shape[axis + 1 :]).sum(axis + 1, dtype=x.dtype)
+        x = x.reshape(*x.shape[:axis], count, size, *x.shape[axis + 1 :])
+        return x.sum(axis + 1, dtype=x.dtype) if native() else sums([x], [axis + 1])[0]
     return _slide((_pad(x, axis, window, 0),), axis, window, lambda a, b, _: (a[0] + b[0],))[0]
 
 

@@ -70,6 +70,7 @@ def _joined(y: Array, n: int) -> Array:
     a, b, c, d = y
     return jnp.stack([_joined(a + b + c, n - 1), _joined(b - c - d, n - 1)], y.ndim - 2 * n)
 
+
 def _of_weight(w: Array) -> Array:
     """(4 ** n, O, C)."""
     w = stored(jnp.moveaxis(w, (0, 1), (-2, -1)))

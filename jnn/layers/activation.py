@@ -15,6 +15,7 @@ import numpy as np
 from ..core import checks, dtypes
 from ..core.function import function
 from ..core.spec import Layer, layer
+from ..kernels import softplus as kernel
 
 Array = jax.Array
 P = ParamSpec("P")
@@ -89,13 +90,13 @@ def softsign(input: Array) -> Array:
 def softplus(input: Array, beta: float = 1.0, threshold: float = 20.0) -> Array:
     """``log(1 + exp(beta x)) / beta``, and ``x`` itself where ``beta x > threshold``."""
     z = input * beta
-    return jnp.where(z > threshold, input, jax.nn.softplus(z) / beta)
+    return jnp.where(z > threshold, input, kernel.softplus(z) / beta)
 
 
 @pointwise
 def logsigmoid(input: Array) -> Array:
     """``log(1 / (1 + exp(-x)))``."""
-    return jax.nn.log_sigmoid(input)
+    return -kernel.softplus(-input)
 
 
 @pointwise
@@ -126,7 +127,7 @@ def silu(input: Array, inplace: bool = False) -> Array:
 @pointwise
 def mish(input: Array, inplace: bool = False) -> Array:
     """``x tanh(log(1 + exp(x)))``."""
-    return input * jnp.tanh(jax.nn.softplus(input))
+    return input * jnp.tanh(kernel.softplus(input))
 
 
 @pointwise

@@ -17,10 +17,13 @@ from ..core.function import function
 from ..core.spec import Layer, config, layer, param
 from ..core.spread import Shards
 from ..kernels.platform import settled
+from ..kernels.sums import repeats
 from .distance import vector_norm
 
 Array = jax.Array
 Shape = tuple[int, ...]
+
+_SHORT_ROW = 1000
 
 
 def moments(x: Array, axes: Shape) -> tuple[Array, Array, Array]:
@@ -45,7 +48,11 @@ def _standardized_jvp(axes: Shape, eps: float, primals: tuple[Array], tangents: 
     scale = settled(lax.rsqrt(variance + eps))
     shift = scale * jnp.mean(moved, axes, keepdims=True)
     stretch = scale * (scale * jnp.mean(deviation * scale * moved, axes, keepdims=True))
-    return standardized(x, axes, eps), scale * moved - settled(shift) - deviation * settled(stretch)
+    shift, stretch = settled(shift), settled(stretch)
+    if min(axes) == x.ndim - len(axes) and math.prod(x.shape[axis] for axis in axes) <= _SHORT_ROW:
+        # Sums of short rows share their pass; those of long ones and of columns are slower so.
+        shift, stretch = repeats([lax.squeeze(v, axes) for v in (shift, stretch)], axes, x.shape)
+    return standardized(x, axes, eps), scale * moved - shift - deviation * stretch
 
 
 def shared_moments(x: Array, axes: Shape, shards: Shards) -> tuple[Array, Array, Array]:

@@ -14,6 +14,7 @@ from jax.custom_derivatives import SymbolicZero
 from ..core import checks
 from ..core.spec import buffer, config, layer
 from ..kernels.gather import pick
+from ..kernels.softplus import softplus
 from .reduction import Flag, Loss, PlainLoss, constant, loss_function, reduced
 
 Array = jax.Array
@@ -171,7 +172,7 @@ def binary_cross_entropy_with_logits(
     """
     who = "binary_cross_entropy_with_logits"
     _require_same_shape(who, input, target)
-    falling = jax.nn.softplus(-input)
+    falling = softplus(-input)
     if pos_weight is not None:
         falling = falling * (1 + (checks.expand(who, "pos_weight", pos_weight, input.shape) - 1) * target)
     return _weighted(who, (1 - target) * input + falling, weight, reduction)
@@ -244,7 +245,7 @@ def multilabel_soft_margin_loss(
     who = "multilabel_soft_margin_loss"
     checks.require(input.ndim >= 1, who, "input must have at least one dimension", IndexError, input=input)
     x, y = checks.broadcast(who, input=input, target=target)
-    elements = _weighted(who, y * jax.nn.softplus(-x) + (1 - y) * jax.nn.softplus(x), weight, "none")
+    elements = _weighted(who, y * softplus(-x) + (1 - y) * softplus(x), weight, "none")
     return reduced(jnp.mean(elements, -1), reduction)
 
 

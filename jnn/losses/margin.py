@@ -12,6 +12,7 @@ import numpy as np
 from ..core import checks
 from ..core.spec import Layer, buffer, config, layer
 from ..kernels.gather import pick
+from ..kernels.softplus import softplus
 from ..layers.distance import PairwiseDistance, pairwise_distance
 from .reduction import Flag, Loss, PlainLoss, constant, hinge, loss_function, reduced
 
@@ -39,7 +40,7 @@ def soft_margin_loss(input: Array, target: Array, size_average: Flag = None, red
     Differs from torch: exact for inputs of any size, where torch overflows to infinity with a NaN gradient.
     """
     x, y = checks.broadcast("soft_margin_loss", input=input, target=target)
-    return reduced(jax.nn.softplus(-y * x), reduction)
+    return reduced(softplus(-y * x), reduction)
 
 
 @loss_function()
