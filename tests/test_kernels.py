@@ -122,6 +122,18 @@ def test_winograds_algorithm_is_off_where_products_are_asked_to_be_exact():
         assert not multiplies_places()
 
 
+@pytest.mark.parametrize(("channels", "outputs", "size"), [(3, 4, 6), (64, 64, 8), (128, 512, 2)])
+def test_convolutions_of_batches_whose_size_is_left_open(channels, outputs, size, rng):
+    (batch,) = jax.export.symbolic_shape("batch")
+    w = jnp.asarray(rng.standard_normal((outputs, channels, 3, 3)))
+    x = jnp.asarray(rng.standard_normal((3, channels, size, size)))
+    step = jax.jit(jax.value_and_grad(lambda x: (F.conv2d(x, w, padding=1) ** 2).sum()))
+    with lowering(native=False):
+        exported = jax.export.export(step)(jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype))
+        for a, b in zip(exported.call(x), step(x), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9)
+
+
 class TestStored:
     @pytest.mark.parametrize("first", [1.0, -np.inf, np.inf, np.nan])
     def test_is_the_identity_in_every_transformation(self, first, monkeypatch):

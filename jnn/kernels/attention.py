@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -14,6 +13,7 @@ import numpy as np
 
 from ..core import checks, dtypes
 from .softmax import softmax
+from .taps import count
 
 Array = jax.Array
 
@@ -65,9 +65,7 @@ def choose(who: str, q: Array, k: Array) -> SDPBackend:
     checks.require(able, who, "none of the allowed backends exists here", RuntimeError, allowed=[b.name for b in _allowed.get()])
     if len(able) == 1 or _ordered.get():
         return able[0]
-    # A size that jax.export leaves open counts as one.
-    scores = math.prod(n for n in (*q.shape[:-1], k.shape[-2]) if isinstance(n, int))
-    return SDPBackend.EFFICIENT_ATTENTION if scores > _MOST_SCORES else SDPBackend.MATH
+    return SDPBackend.EFFICIENT_ATTENTION if count((*q.shape[:-1], k.shape[-2])) > _MOST_SCORES else SDPBackend.MATH
 
 
 def probabilities(q: Array, k: Array, bias: Array | None, scale: float, *, safe: bool) -> Array:

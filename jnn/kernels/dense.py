@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from . import patches, winograd
-from .taps import Geometry, Ints, pad, taps
+from .taps import Geometry, Ints, count, pad, taps
 
 Array = jax.Array
 
@@ -85,7 +85,7 @@ def _by_winograd(geometry: Geometry, x: Array, weight: Ints) -> bool:
     steps = {*geometry.stride, *geometry.dilation, geometry.groups}
     if {*kernel} != {3} or steps != {1} or x.ndim < 4 or min(x.shape[2:]) < 3 or not jnp.issubdtype(x.dtype, jnp.inexact):
         return False
-    elements = winograd.places(geometry.sizes(x.shape[2:], kernel)) * x.shape[0] * max(channels, outputs)
+    elements = winograd.places(geometry.sizes(x.shape[2:], kernel)) * count(x.shape[:1]) * max(channels, outputs)
     least, most = (_MANY_CHANNELS, _TILES_IN_CACHE) if elements <= _TILES_IN_CACHE else (_CHANNELS_BEYOND, _MOST_TILES)
     precise = getattr(jax.config, "jax_default_matmul_precision", None) in ("highest", "float32")
     return not precise and min(outputs, channels) >= least and elements <= most
@@ -98,7 +98,7 @@ def _by_matmul(geometry: Geometry, shape: Ints, kernel: Ints) -> bool:
     """
     spatial, channels = shape[2:], shape[1]
     wider = any(d * (k - 1) >= n for n, k, d in zip(spatial, kernel, geometry.dilation))
-    places = shape[0] * math.prod(geometry.sizes(spatial, kernel))
+    places = count((shape[0], *geometry.sizes(spatial, kernel)))
     few = channels >= _MANY_CHANNELS and places * channels < _MOST_ELEMENTS
     return geometry.groups == 1 and (math.prod(kernel) == 1 or wider or few)
 

@@ -12,14 +12,14 @@ import jax
 import jax.numpy as jnp
 
 from .stored import stored
-from .taps import Geometry, Ints, pad, taps
+from .taps import Geometry, Ints, count, pad, taps
 
 Array = jax.Array
 
 
 def fewer_than_weights(geometry: Geometry, batch: int, sizes: Ints, outputs: int) -> bool:
     """Whether the patches of an output with spatial ``sizes`` are no more than the weights."""
-    return geometry.groups == 1 and batch * math.prod(sizes) <= outputs
+    return geometry.groups == 1 and count((batch, *sizes)) <= outputs
 
 
 def conv(geometry: Geometry, x: Array, w: Array) -> Array:

@@ -11,6 +11,8 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
+from .taps import count
+
 Array = jax.Array
 
 _stored = Primitive("stored")
@@ -20,7 +22,7 @@ _LEAST = 1 << 16
 
 def stored(x: Array) -> Array:
     """``x``, a transposition or padding, which XLA:CPU would else compute again for each element of what reads it, without tiles."""
-    return _stored.bind(x) if x.size >= _LEAST and jnp.issubdtype(x.dtype, jnp.floating) else x
+    return _stored.bind(x) if count(x.shape) >= _LEAST and jnp.issubdtype(x.dtype, jnp.floating) else x
 
 
 def _loop(x: Array) -> Array:

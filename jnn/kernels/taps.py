@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +41,11 @@ def taps(x: Array, kernel: Ints, stride: Ints, dilation: Ints, sizes: Ints) -> I
 def out_sizes(spatial: Ints, kernel: Ints, stride: Ints, padding: Pads, dilation: Ints) -> list[int]:
     """The number of places at which a dilated kernel fits into the padded input, by dimension."""
     return [(n + sum(p) - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in zip(spatial, kernel, stride, padding, dilation)]
+
+
+def count(sizes: Iterable[Any]) -> int:
+    """Their product; a size that ``jax.export`` leaves open counts as one."""
+    return math.prod(n for n in sizes if isinstance(n, int))
 
 
 def pad(x: Array, padding: Pads, spread: Ints | None = None) -> Array:
