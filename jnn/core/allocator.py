@@ -13,8 +13,8 @@ from . import checks
 # Of glibc's malloc.h.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
 _SETTINGS = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_ARENA_MAX", "GLIBC_TUNABLES")
-# glibc takes an int; and large arrays among small ones leave gaps, so that with more the peak of a process grows.
-_MOST_MIB, _USUAL_MIB = 1023, 512
+# What glibc takes is an int.
+_MOST, _MOST_MIB, _USUAL_MIB = (1 << 31) - 1, 1023, 512
 
 
 def keep_freed_memory() -> bool:
@@ -24,8 +24,8 @@ def keep_freed_memory() -> bool:
     glibc gives such memory back to the system when it is freed, and the system fills it with zeros, page by page, for the next
     call: half the time and more of a training step. Threads must not have arenas yet, so this runs when jnn is imported.
 
-    ``JNN_KEEP_MEMORY`` in the environment is the size of the largest block that is kept, in MiB, and half of what is kept
-    in all: 512 unless given, 1023 at most, and 0 leaves the allocator alone. So does any setting there of its own, and JAX
+    ``JNN_KEEP_MEMORY`` in the environment is the size of the largest block that is kept, in MiB: 512 unless given, 1023 at
+    most, and 0 leaves the allocator alone. Up to 2 GiB are kept in all. So does any setting there of its own, and JAX
     told to use other platforms than the CPU.
 
     Raises:
@@ -38,5 +38,5 @@ def keep_freed_memory() -> bool:
     if not largest or not on_cpu or any(name in os.environ for name in _SETTINGS) or platform.libc_ver()[0] != "glibc":
         return False
     set_option = ctypes.CDLL(None).mallopt
-    options = {_MMAP_THRESHOLD: largest, _TRIM_THRESHOLD: (1 << 31) - 1, _ARENA_MAX: 1}
+    options = {_MMAP_THRESHOLD: largest, _TRIM_THRESHOLD: _MOST, _ARENA_MAX: 1}
     return all(set_option(*option) for option in options.items())
