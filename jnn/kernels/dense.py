@@ -1,4 +1,4 @@
-"""Convolutions with one group, as a matmul over patches or as XLA's own, whichever XLA:CPU runs faster."""
+"""Convolutions with one group, by Winograd's algorithm, as a matmul over patches or as XLA's own, whichever XLA:CPU runs faster."""
 
 from __future__ import annotations
 
