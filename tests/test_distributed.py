@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -158,6 +159,17 @@ def test_when_one_process_dies_the_others_are_ended_and_its_error_is_shown(scrip
     _, _, story = run.stderr.partition(f"launch: process 1 {said}; it last wrote:")
     assert "last words" in story
     assert ("KeyError: 'lost'" in story) == (how == "raise")
+
+
+@pytest.mark.parametrize(("statuses", "cause"), [((1, 1, None), 1), ((1, 1, -9), 2), ((-6, 1, None), 0), ((1, None, 3), 2)], ids=str)
+def test_the_cause_is_what_failed_first_and_not_what_ended_first(statuses, cause):
+    """Processes end at 3, 4 and 5 seconds; the script of 1 has failed at 3.5, that of 0, if it did, at 3.8."""
+    reads, writes = os.pipe()
+    os.set_blocking(reads, False)
+    if statuses[1]:
+        os.write(writes, b"1 3.5\n0 3.8\n" if statuses[0] == 1 else b"1 3.5\n")
+    processes = [SimpleNamespace(number=i, status=s, moment=3.0 + i, wait=lambda _: None) for i, s in enumerate(statuses)]
+    assert launch._cause(processes[0], processes[1:], reads, 0).number == cause
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGKILL, -9)])

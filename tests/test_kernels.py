@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 
 import jnn.functional as F
 from jnn.core.allocator import keep_freed_memory
-from jnn.kernels import dense, patches, winograd
+from jnn.kernels import dense, matmul, patches, winograd
 from jnn.kernels import stored as module_of_stored
 from jnn.kernels.bilinear import bilinear
 from jnn.kernels.platform import lowering
@@ -173,6 +174,17 @@ def test_convolutions_under_shard_map(groups, check_vma, rng, monkeypatch):
         np.testing.assert_allclose(a, b, rtol=1e-9)
 
 
+@pytest.mark.parametrize("rows", [2, 7], ids=["left is smaller", "result is smaller"])
+@pytest.mark.parametrize("wraps", [jax.grad, lambda f, n: jax.grad(lambda *at: jax.grad(f, 0)(*at).sum(), n)], ids=["first", "second"])
+def test_products_of_large_matrices_have_the_gradients_of_jaxs(rows, wraps, rng, monkeypatch):
+    monkeypatch.setattr(matmul, "_LARGE", 1)
+    monkeypatch.setattr(module_of_stored, "_LEAST", 1)
+    a, b = jnp.asarray(rng.standard_normal((3, 5, rows))), jnp.asarray(rng.standard_normal((3, rows, 4)))
+    ours = functools.partial(matmul.matmul, dtype=a.dtype)
+    got, expected = (jax.jit(wraps(_cubed(f), (0, 1)))(a, b) for f in (ours, jnp.matmul))
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-10), got, expected)
+
+
 def test_reverse_mode_runs_the_gradients_that_are_given():
     ran = []
     product = bilinear(
@@ -220,14 +232,13 @@ class TestSums:
 
 KEPT = """
 import resource, jax, jax.numpy as jnp
-import jnn.functional as F
-f = jax.jit(jax.grad(lambda x, w: (F.layer_norm(x, w.shape, w, w) ** 2).sum(), (0, 1)))
-x, w = jnp.ones((4096, 768)), jnp.ones(768)
-faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(8): jax.block_until_ready(f(x, w))
-before = faults()
-for _ in range(8): jax.block_until_ready(f(x, w))
-print((faults() - before) / 8)
+import jnn
+f, x = jax.jit(lambda x: x + 1), jnp.ones(12 << 20)
+counts = []
+for _ in range(16):
+    jax.block_until_ready(f(x))
+    counts.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+print(min(b - a for a, b in zip(counts, counts[1:])))
 """
 
 

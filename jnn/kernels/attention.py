@@ -10,8 +10,10 @@ from contextvars import ContextVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from ..core import checks, dtypes
+from .matmul import matmul
 from .softmax import softmax
 from .taps import count
 
@@ -68,18 +70,16 @@ def choose(who: str, q: Array, k: Array) -> SDPBackend:
     return SDPBackend.EFFICIENT_ATTENTION if count((*q.shape[:-1], k.shape[-2])) > _MOST_SCORES else SDPBackend.MATH
 
 
-def probabilities(q: Array, k: Array, bias: Array | None, scale: float, *, safe: bool) -> Array:
-    """Softmax of ``scale q k^T + bias`` over the keys, in float32 for half types.
+def _scores(q: Array, k: Array, bias: Array | None, scale: float) -> Array:
+    """``scale q k^T + bias``, in float32 for half types."""
+    scores = matmul(q * scale, jnp.swapaxes(k, -1, -2), dtypes.accumulator(q.dtype))
+    return scores if bias is None else scores + jnp.broadcast_to(bias, scores.shape)
 
-    A row of nothing but ``-inf`` gives zeros when ``safe``, else NaN.
-    """
-    scores = jnp.matmul(q * scale, jnp.swapaxes(k, -1, -2), preferred_element_type=dtypes.accumulator(q.dtype))
-    if bias is not None:
-        scores = scores + jnp.broadcast_to(bias, scores.shape)
-    if not safe or not scores.shape[-1]:
-        return softmax(scores) if scores.shape[-1] else scores
-    blind = (scores == -jnp.inf).all(-1, keepdims=True)
-    return jnp.where(blind, 0, softmax(jnp.where(blind, 0, scores)))
+
+def probabilities(q: Array, k: Array, bias: Array | None, scale: float) -> Array:
+    """Softmax of ``scale q k^T + bias`` over the keys, in float32 for half types. A row of nothing but ``-inf`` gives NaN."""
+    scores = _scores(q, k, bias, scale)
+    return softmax(scores) if scores.shape[-1] else scores
 
 
 def drop(x: Array, rate: float, key: Array | None) -> Array:
@@ -94,13 +94,20 @@ def _attend(
 ) -> Array:
     """Attention of queries of which the first stands at position ``first``."""
     # The causal mask leaves each query its own key: only a mask that is given can bar all of them.
-    safe = bias is not None
+    barred = bias is not None
     if causal:
         ahead = np.arange(k.shape[-2])[None] > first + np.arange(q.shape[-2])[:, None]
         bar = jnp.where(ahead, -jnp.inf, 0.0).astype(q.dtype)
         bias = bar if bias is None else bias + jnp.broadcast_to(bar, jnp.broadcast_shapes(bias.shape, bar.shape))
-    weights = drop(probabilities(q, k, bias, scale, safe=safe), rate, key)
-    return jnp.matmul(weights.astype(v.dtype), v)
+    scores = _scores(q, k, bias, scale)
+    if not scores.shape[-1]:
+        return jnp.matmul(scores.astype(v.dtype), v)
+    most = lax.stop_gradient(scores.max(-1, keepdims=True))
+    # A query without keys gets zeros. Division of the result, and not of all weights, also makes a sum of the gradient a short one.
+    weights = jnp.exp(scores - jnp.where(most == -jnp.inf, 0, most) if barred else scores - most)
+    total = weights.sum(-1, keepdims=True)
+    y = matmul(drop(weights, rate, key).astype(v.dtype), v, total.dtype)
+    return (y / (jnp.where(total == 0, 1, total) if barred else total)).astype(v.dtype)
 
 
 def attention(
@@ -132,5 +139,5 @@ def attention(
         own = None if key is None else jax.random.fold_in(key, i)
         return _attend(q, k, v, part if by_query else bias, i * _BLOCK, causal, scale, rate, own)
 
-    out = jnp.moveaxis(jax.lax.map(block, (jnp.arange(count), blocks(q), blocks(bias) if by_query and bias is not None else None)), 0, -3)
+    out = jnp.moveaxis(lax.map(block, (jnp.arange(count), blocks(q), blocks(bias) if by_query and bias is not None else None)), 0, -3)
     return out.reshape(*out.shape[:-3], count * _BLOCK, out.shape[-1])[..., :steps, :]

@@ -24,35 +24,32 @@ def fewer_than_weights(geometry: Geometry, batch: int, sizes: Ints, outputs: int
 
 def conv(geometry: Geometry, x: Array, w: Array) -> Array:
     """The convolution."""
-    kernel, (outputs, channels) = w.shape[2:], w.shape[:2]
-    sizes = geometry.sizes(x.shape[2:], kernel)
-    few = fewer_than_weights(geometry, x.shape[0], sizes, outputs)
-    columns = _columns(x, geometry=geometry, kernel=kernel, channels_first=few).reshape(-1, channels * math.prod(kernel))
-    y = columns @ (w if few else stored(jnp.moveaxis(w, 1, -1))).reshape(outputs, -1).T
-    return jnp.moveaxis(stored(y.reshape(x.shape[0], *sizes, outputs)), -1, 1)
+    few = fewer_than_weights(geometry, x.shape[0], geometry.sizes(x.shape[2:], w.shape[2:]), w.shape[0])
+    columns = _columns(x, geometry=geometry, kernel=w.shape[2:], channels_first=few)
+    w = w if few else stored(jnp.moveaxis(w, 1, -1))
+    y = jnp.tensordot(columns, w.reshape(w.shape[0], *columns.shape[-2:]), ((-2, -1), (1, 2)))
+    return jnp.moveaxis(stored(y), -1, 1)
 
 
 def by_input(geometry: Geometry, g: Array, w: Array, sizes: Ints) -> Array:
     """The gradient by an input with spatial ``sizes``, where patches are fewer than weights."""
-    batch, outputs, *places = g.shape
     channels, kernel = w.shape[1], w.shape[2:]
-    columns = stored(jnp.moveaxis(g, 1, -1)).reshape(-1, outputs) @ w.reshape(outputs, -1)
+    columns = jnp.tensordot(stored(jnp.moveaxis(g, 1, -1)), w.reshape(-1, channels, math.prod(kernel)), 1)
     # An array and no mere shape: under shard_map its type says along which axes it varies.
-    x = jnp.broadcast_to(columns[0, 0], (batch, channels, *sizes))
+    x = jnp.broadcast_to(columns[(0,) * columns.ndim], (g.shape[0], channels, *sizes))
     of = functools.partial(_columns, geometry=geometry, kernel=kernel, channels_first=True)
-    (x,) = jax.linear_transpose(of, x)(columns.reshape(batch, *places, channels, math.prod(kernel)))
+    (x,) = jax.linear_transpose(of, x)(columns)
     return x
 
 
 def by_weight(geometry: Geometry, g: Array, x: Array, kernel: Ints) -> Array:
     """The gradient by the weight, for the cotangent ``g`` of the output."""
-    batch, outputs, *sizes = g.shape
-    few = fewer_than_weights(geometry, batch, sizes, outputs)
-    columns = _columns(x, geometry=geometry, kernel=kernel, channels_first=few)
-    w = stored(jnp.moveaxis(g, 1, -1)).reshape(-1, outputs).T @ columns.reshape(batch * math.prod(sizes), -1)
+    few = fewer_than_weights(geometry, g.shape[0], g.shape[2:], g.shape[1])
+    columns, places = _columns(x, geometry=geometry, kernel=kernel, channels_first=few), range(g.ndim - 1)
+    w = jnp.tensordot(stored(jnp.moveaxis(g, 1, -1)), columns, (places, places))
     if few:
-        return w.reshape(outputs, x.shape[1], *kernel)
-    return jnp.moveaxis(stored(w.reshape(outputs, *kernel, x.shape[1])), -1, 1)
+        return w.reshape(*w.shape[:2], *kernel)
+    return jnp.moveaxis(stored(w.reshape(w.shape[0], *kernel, w.shape[-1])), -1, 1)
 
 
 def _columns(x: Array, *, geometry: Geometry, kernel: Ints, channels_first: bool) -> Array:

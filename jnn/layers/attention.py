@@ -229,7 +229,7 @@ def _many_heads(
         y, weights = scaled_dot_product_attention(q, k, v, bias, rate, hinted), None
     else:
         random = rng.next_key(how.who) if rate > 0 else None
-        weights = kernel.drop(kernel.probabilities(q, k, bias, 1 / math.sqrt(q.shape[-1]), safe=False), rate, random).astype(v.dtype)
+        weights = kernel.drop(kernel.probabilities(q, k, bias, 1 / math.sqrt(q.shape[-1])), rate, random).astype(v.dtype)
         y = jnp.matmul(weights, v)
         weights = weights.mean(1) if how.average else weights
     return y.swapaxes(1, 2).reshape(batch, tgt, embed), weights

@@ -27,20 +27,23 @@ from collections.abc import Sequence
 from typing import IO, Any
 
 from .distributed import CONNECT, COUNT, HEARTBEAT, INDEX
-from .worker import PIPE
+from .worker import PIPES
 
 _TAIL = 40  # lines of a failed process that are shown again
-# How processes end because another has; of two that end within so many seconds, one that ended so is not the cause.
+# How processes end because another has; of those that end within so many seconds, one that ended otherwise is the cause, or
+# else the first whose script failed or that ended.
 _AFTER, _SETTLE = (1, -signal.SIGABRT), 0.2
 _FORCED_DEVICES = re.compile(r"--xla_force_host_platform_device_count=\S*")
 _write = threading.Lock()
 
 
 class _Process:
-    """One process of the run, in a group of its own; ``ended`` gets its number when it ends."""
+    """One process of the run, in a group of its own; ``ended`` gets its number when it ends, at ``moment``."""
 
-    def __init__(self, number: int, command: Sequence[str], env: dict[str, str], pipe: int, ended: queue.SimpleQueue[Any]) -> None:
-        self.number, self.tail = number, collections.deque[str](maxlen=_TAIL)
+    def __init__(
+        self, number: int, command: Sequence[str], env: dict[str, str], pipes: Sequence[int], ended: queue.SimpleQueue[Any]
+    ) -> None:
+        self.number, self.tail, self.moment = number, collections.deque[str](maxlen=_TAIL), float("inf")
         self._popen = subprocess.Popen(
             command,
             env=env,
@@ -50,14 +53,15 @@ class _Process:
             text=True,
             errors="replace",
             bufsize=1,
-            pass_fds=(pipe,),
+            pass_fds=pipes,
             start_new_session=True,
         )
         streams = (self._popen.stdout, sys.stdout, None), (self._popen.stderr, sys.stderr, self.tail)
         self._pumps = [threading.Thread(target=self._forward, args=stream, daemon=True) for stream in streams]
         for pump in self._pumps:
             pump.start()
-        threading.Thread(target=self._wait, args=(ended,), daemon=True).start()
+        self._end = threading.Thread(target=self._wait, args=(ended,), daemon=True)
+        self._end.start()
 
     @property
     def pid(self) -> int:
@@ -80,6 +84,7 @@ class _Process:
         if hasattr(os, "waitid"):
             # Not reaped yet, its number cannot be another group's when what it has left behind is ended.
             os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+            self.moment = time.monotonic()
             self.send(signal.SIGKILL)
         self._popen.wait()
         ended.put(self.number)
@@ -88,6 +93,10 @@ class _Process:
         """Signal the process and its children."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, number)
+
+    def wait(self, seconds: float) -> None:
+        """Let it end."""
+        self._end.join(timeout=seconds)
 
     def drain(self) -> None:
         """Forward what it has still written."""
@@ -109,14 +118,14 @@ def _free_port() -> int:
         return s.getsockname()[1]
 
 
-def _environment(options: argparse.Namespace, local: int, address: str, pipe: int) -> dict[str, str]:
+def _environment(options: argparse.Namespace, local: int, address: str, pipes: Sequence[int]) -> dict[str, str]:
     env = os.environ | {
         "JAX_COORDINATOR_ADDRESS": address,
         COUNT: str(options.nproc * options.nodes),
         INDEX: str(options.node * options.nproc + local),
         CONNECT: str(options.connect_timeout),
         HEARTBEAT: str(options.heartbeat_timeout),
-        PIPE: str(pipe),
+        PIPES: " ".join(map(str, pipes)),
         "PYTHONUNBUFFERED": "1",
     }
     if options.nodes == 1:
@@ -134,7 +143,20 @@ def _exit_status(process: _Process) -> int:
     return status if status >= 0 else 128 - status
 
 
-def _supervise(processes: list[_Process], ended: queue.SimpleQueue[Any], grace: float) -> int:
+def _cause(process: _Process, others: Sequence[_Process], failures: int, grace: float) -> _Process:
+    """Of a process that has failed and ``others``, the one of which the rest died. ``failures`` is where scripts' are reported."""
+    time.sleep(_SETTLE)
+    moments = {}
+    with contextlib.suppress(BlockingIOError):
+        moments = {int(number): float(moment) for number, moment in map(str.split, os.read(failures, 1 << 16).decode().splitlines())}
+    for other in others:
+        if other.number in moments:
+            other.wait(grace)
+    gone = [process, *(p for p in others if p.status)]
+    return min(gone, key=lambda p: (p.status in _AFTER, moments.get(p.number, p.moment)))
+
+
+def _supervise(processes: list[_Process], ended: queue.SimpleQueue[Any], failures: int, grace: float) -> int:
     """Wait until all have ended; once one has failed, or a signal has come, end the others. The status to exit with."""
     running = {p.number: p for p in processes}
     status, deadline = 0, float("inf")
@@ -152,9 +174,7 @@ def _supervise(processes: list[_Process], ended: queue.SimpleQueue[Any], grace: 
         else:
             process = running.pop(event)
             if process.status and not status:
-                time.sleep(_SETTLE)
-                gone = [process, *(p for p in running.values() if p.status)]
-                process = min(gone, key=lambda p: p.status in _AFTER)
+                process = _cause(process, [*running.values()], failures, grace)
                 status = _exit_status(process)
                 passed_on, story = signal.SIGTERM, process.story()
                 with _write:
@@ -172,23 +192,25 @@ def launch(options: argparse.Namespace) -> int:
     ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
     # Held open by this process alone: when it is gone, however it went, the others read its end and go too.
     reads, writes = os.pipe()
+    failures, fails = os.pipe()
+    os.set_blocking(failures, False)
     command = [sys.executable, "-m", "jnn.parallel.worker", *options.command]
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
             signal.signal(number, lambda number, _: ended.put(signal.Signals(number)))
     processes: list[_Process] = []
     for local in range(options.nproc):
-        env = _environment(options, local, address, reads)
-        processes.append(_Process(options.node * options.nproc + local, command, env, reads, ended))
+        env = _environment(options, local, address, (reads, fails))
+        processes.append(_Process(options.node * options.nproc + local, command, env, (reads, fails), ended))
     try:
-        return _supervise(processes, ended, options.grace)
+        return _supervise(processes, ended, failures, options.grace)
     finally:
         for process in processes:
             if process.status is None:
                 process.send(signal.SIGKILL)
             process.drain()
-        os.close(writes)
-        os.close(reads)
+        for end in (reads, writes, failures, fails):
+            os.close(end)
 
 
 def main(args: Sequence[str] | None = None) -> int:

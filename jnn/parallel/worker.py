@@ -7,9 +7,11 @@ import runpy
 import signal
 import sys
 import threading
+import time
 import traceback
 
-PIPE = "JNN_LAUNCHER_PIPE"
+# What the launcher holds open as long as it is there, and where a process writes its number and the time when its script fails.
+PIPES = "JNN_LAUNCHER_PIPES"
 
 
 def _follow(pipe: int) -> None:
@@ -30,10 +32,12 @@ def _run(arguments: list[str]) -> None:
 
 
 def main() -> None:
-    pipe = os.environ.pop(PIPE, None)
-    if pipe is not None:
-        threading.Thread(target=_follow, args=(int(pipe),), daemon=True).start()
-    from .distributed import initialize  # late, for the thread must be there whatever happens
+    held, failed = map(int, os.environ.pop(PIPES, "-1 -1").split())
+    if held >= 0:
+        threading.Thread(target=_follow, args=(held,), daemon=True).start()
+    from .distributed import INDEX, initialize  # late, for the thread must be there whatever happens
+
+    number = os.environ.get(INDEX)
 
     try:
         initialize()
@@ -48,6 +52,8 @@ def main() -> None:
     else:
         status = 0
     if status:
+        if failed >= 0:
+            os.write(failed, f"{number} {time.monotonic()}\n".encode())
         # A normal exit would wait for the other processes, which wait for this one.
         sys.stdout.flush()
         sys.stderr.flush()
