@@ -10,7 +10,7 @@ import pytest
 import jnn
 
 from . import oracle
-from .oracle import ids, rows
+from .oracle import ids, quick_jit, rows
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -51,7 +51,7 @@ def test_jit_equals_eager_and_does_not_retrace(case, key):
         traces.append(1)
         return run(floats, params)
 
-    jitted = jax.jit(counted)
+    jitted = quick_jit(counted)
     first = jitted(run.floats, run.params)
     oracle.assert_close(first, run(run.floats, run.params), 1e-9, 1e-11)
     jitted(run.floats, run.params)
@@ -62,8 +62,8 @@ def test_jit_equals_eager_and_does_not_retrace(case, key):
 def test_vmap_equals_a_loop(case, key):
     run = Runner(case, key)
     scaled = jax.tree.map(lambda x: jnp.stack([x, x * 0.75]), run.floats)
-    batched = jax.jit(jax.vmap(run, in_axes=(0, None), axis_size=2))(scaled, run.params)
-    one = jax.jit(run)
+    batched = quick_jit(jax.vmap(run, in_axes=(0, None), axis_size=2))(scaled, run.params)
+    one = quick_jit(run)
     single = [one(jax.tree.map(lambda x, i=i: x[i], scaled), run.params) for i in range(2)]
     oracle.assert_close(batched, jax.tree.map(lambda *xs: jnp.stack(xs), *single), 1e-9, 1e-10)
 
@@ -72,8 +72,8 @@ def test_vmap_equals_a_loop(case, key):
 def test_forward_mode_equals_reverse_mode(case, key):
     run = Runner(case, key)
     tangent = run.direction(0)
-    forward = jax.jit(lambda *at: jax.jvp(run.scalar, at, tangent)[1])(run.floats, run.params)
-    reverse = jax.jit(jax.grad(run.scalar, argnums=(0, 1)))(run.floats, run.params)
+    forward = quick_jit(lambda *at: jax.jvp(run.scalar, at, tangent)[1])(run.floats, run.params)
+    reverse = quick_jit(jax.grad(run.scalar, argnums=(0, 1)))(run.floats, run.params)
     np.testing.assert_allclose(forward, dot(reverse, tangent), rtol=1e-7, atol=1e-9)
 
 
@@ -82,21 +82,21 @@ def test_second_order_forward_over_reverse_equals_reverse_over_reverse(case, key
     run = Runner(case, key)
     tangent = run.direction(1)
     grad = jax.grad(run.scalar, argnums=(0, 1))
-    forward = jax.jit(lambda *at: jax.jvp(grad, at, tangent)[1])(run.floats, run.params)
-    reverse = jax.jit(jax.grad(lambda f, p: dot(grad(f, p), tangent), argnums=(0, 1)))(run.floats, run.params)
+    forward = quick_jit(lambda *at: jax.jvp(grad, at, tangent)[1])(run.floats, run.params)
+    reverse = quick_jit(jax.grad(lambda f, p: dot(grad(f, p), tangent), argnums=(0, 1)))(run.floats, run.params)
     oracle.assert_close(jax.tree.leaves(forward), jax.tree.leaves(reverse), 1e-6, 1e-8)
 
 
 @pytest.mark.parametrize("case", rows(test="scan"), ids=ids)
 def test_scan_and_remat_equal_plain(case, key):
     run = Runner(case, key)
-    expected = jax.jit(jax.grad(run.scalar, argnums=(0, 1)))(run.floats, run.params)
+    expected = quick_jit(jax.grad(run.scalar, argnums=(0, 1)))(run.floats, run.params)
 
     def scanned(floats, params):
         body = jax.checkpoint(lambda carry, _: (carry + run.scalar(floats, params), None))
         return jax.lax.scan(body, jnp.zeros(()), None, length=2)[0] / 2
 
-    got = jax.jit(jax.grad(scanned, argnums=(0, 1)))(run.floats, run.params)
+    got = quick_jit(jax.grad(scanned, argnums=(0, 1)))(run.floats, run.params)
     oracle.assert_close(jax.tree.leaves(got), jax.tree.leaves(expected), 1e-7, 1e-9)
 
 

@@ -45,7 +45,7 @@ def by_input(geometry: Geometry, g: Array, w: Array, sizes: Ints) -> Array:
 def by_weight(geometry: Geometry, g: Array, x: Array, kernel: Ints) -> Array:
     """The gradient by the weight, for the cotangent ``g`` of the output."""
     few = fewer_than_weights(geometry, g.shape[0], g.shape[2:], g.shape[1])
-    columns, places = _columns(x, geometry=geometry, kernel=kernel, channels_first=few), range(g.ndim - 1)
+    columns, places = _columns(x, geometry=geometry, kernel=kernel, channels_first=few), tuple(range(g.ndim - 1))
     w = jnp.tensordot(stored(jnp.moveaxis(g, 1, -1)), columns, (places, places))
     if few:
         return w.reshape(*w.shape[:2], *kernel)
