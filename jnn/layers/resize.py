@@ -161,7 +161,7 @@ def _resample(x: Array, axis: int, index: np.ndarray, weights: np.ndarray) -> Ar
         return jnp.sum(jnp.where(weights == 0, 0, taken * weights), axis + 1)
     times = outputs // x.shape[axis]
     if times and np.array_equal(index[:, 0], np.arange(outputs) // times):
-        return jnp.repeat(x, times, axis, total_repeat_length=outputs) if times > 1 else x
+        return jnp.repeat(x, times, axis) if times > 1 else x
     return jnp.take(x, index[:, 0], axis, mode="clip")
 
 
