@@ -10,9 +10,10 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from .stored import stored
-from .taps import Geometry, Ints, count, pad, taps
+from .taps import Geometry, Ints, count, pad
 
 Array = jax.Array
 
@@ -54,7 +55,14 @@ def by_weight(geometry: Geometry, g: Array, x: Array, kernel: Ints) -> Array:
 
 def _columns(x: Array, *, geometry: Geometry, kernel: Ints, channels_first: bool) -> Array:
     """The patches, (N, *sizes, C, prod(kernel)) or else (N, *sizes, prod(kernel), C)."""
-    sizes = geometry.sizes(x.shape[2:], kernel)
-    x = pad(stored(jnp.moveaxis(x, 1, -1))[:, None], [*geometry.padding, (0, 0)])
-    parts = taps(x, (*kernel, 1), (*geometry.stride, 1), (*geometry.dilation, 1), (*sizes, x.shape[-1]))
-    return jnp.stack([part[:, 0] for part in parts], -1 if channels_first else -2)
+    n, sizes = len(kernel), geometry.sizes(x.shape[2:], kernel)
+    x = pad(stored(jnp.moveaxis(x, 1, -1))[:, None], [*geometry.padding, (0, 0)])[:, 0]
+    # Axis by axis, the last one first: (N, *S, C), then (N, *S[:-1], size, k, C), ... to (N, *sizes, *kernel, C).
+    for axis in reversed(range(n)):
+        at = axis + 1
+        steps = [d * geometry.dilation[axis] for d in range(kernel[axis])]
+        stop = (sizes[axis] - 1) * geometry.stride[axis] + 1
+        parts = [lax.slice_in_dim(x, a, a + stop, geometry.stride[axis], at) for a in steps]
+        x = jnp.stack(parts, n + 1)
+    x = x.reshape(x.shape[0], *sizes, math.prod(kernel), x.shape[-1])
+    return jnp.moveaxis(x, -1, -2) if channels_first else x
