@@ -55,14 +55,11 @@ def by_weight(geometry: Geometry, g: Array, x: Array, kernel: Ints) -> Array:
 
 def _columns(x: Array, *, geometry: Geometry, kernel: Ints, channels_first: bool) -> Array:
     """The patches, (N, *sizes, C, prod(kernel)) or else (N, *sizes, prod(kernel), C)."""
-    n, sizes = len(kernel), geometry.sizes(x.shape[2:], kernel)
+    sizes, channels, offsets = geometry.sizes(x.shape[2:], kernel), x.shape[1], math.prod(kernel)
     x = pad(stored(jnp.moveaxis(x, 1, -1))[:, None], [*geometry.padding, (0, 0)])[:, 0]
-    # Axis by axis, the last one first: (N, *S, C), then (N, *S[:-1], size, k, C), ... to (N, *sizes, *kernel, C).
-    for axis in reversed(range(n)):
-        at = axis + 1
-        steps = [d * geometry.dilation[axis] for d in range(kernel[axis])]
-        stop = (sizes[axis] - 1) * geometry.stride[axis] + 1
-        parts = [lax.slice_in_dim(x, a, a + stop, geometry.stride[axis], at) for a in steps]
-        x = jnp.stack(parts, n + 1)
-    x = x.reshape(x.shape[0], *sizes, math.prod(kernel), x.shape[-1])
-    return jnp.moveaxis(x, -1, -2) if channels_first else x
+    # Axis by axis: fewer slices than kernel offsets.
+    for axis, (size, k) in enumerate(zip(sizes, kernel)):
+        stride, stop = geometry.stride[axis], (size - 1) * geometry.stride[axis] + 1
+        starts = range(0, k * geometry.dilation[axis], geometry.dilation[axis])
+        x = jnp.stack([lax.slice_in_dim(x, a, a + stop, stride, axis + 1) for a in starts], -1 if channels_first else -2)
+    return x.reshape(*x.shape[: len(kernel) + 1], *((channels, offsets) if channels_first else (offsets, channels)))
