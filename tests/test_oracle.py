@@ -11,7 +11,7 @@ import torch
 import jnn
 
 from . import oracle
-from .oracle import ids, rows
+from .oracle import ids, quick_jit, rows
 
 RTOL, ATOL = 1e-7, 1e-9
 
@@ -66,7 +66,7 @@ def test_outputs_gradients_and_buffers(case, train, key):
         outs = [o for o in oracle.leaves(run(floats, params)[0]) if oracle.is_float(o)]
         return sum(jnp.sum(outs[i] * c) for i, c in zip(differentiable, cts, strict=True))
 
-    grad_inputs, grad_params = jax.jit(jax.grad(loss, argnums=(0, 1)))(floats, params)
+    grad_inputs, grad_params = quick_jit(jax.grad(loss, argnums=(0, 1)))(floats, params)
     oracle.assert_close(grad_inputs, grads_t[: len(tensors)], RTOL, ATOL, "input gradient")
     flat = jnn.core.tree.flatten(grad_params)
     oracle.assert_close([flat[n] for n in trained], grads_t[len(tensors) :], RTOL, ATOL, "parameter gradient")

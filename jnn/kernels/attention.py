@@ -103,7 +103,7 @@ def _attend(
     if not scores.shape[-1]:
         return jnp.matmul(scores.astype(v.dtype), v)
     most = lax.stop_gradient(scores.max(-1, keepdims=True))
-    # A query without keys gets zeros. Division of the result, and not of all weights, also makes a sum of the gradient a short one.
+    # A query that is barred from every key gets zeros. The result is divided and not the weights: it has fewer elements.
     weights = jnp.exp(scores - jnp.where(most == -jnp.inf, 0, most) if barred else scores - most)
     total = weights.sum(-1, keepdims=True)
     y = matmul(drop(weights, rate, key).astype(v.dtype), v, total.dtype)

@@ -36,7 +36,7 @@ def _by_left(_: None, g: Array, a: Array, b: Array) -> Array:
 
 def _by_right(_: None, g: Array, a: Array, b: Array) -> Array:
     """``a^T g``, for which the smaller of the two is transposed, or else the result."""
-    if a.size <= g.size:
+    if count(a.shape) <= count(g.shape):
         return stored(stored(_transposed(a)) @ g)
     return stored(_transposed(stored(stored(_transposed(g)) @ a)))
 
