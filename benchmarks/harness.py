@@ -182,14 +182,14 @@ def _chart(path: pathlib.Path, title: str, rows: list[Row]) -> None:
     import matplotlib.pyplot as plt
 
     kinds = list(dict.fromkeys(row.kind for row in rows))
-    places = {name: i for i, name in enumerate(dict.fromkeys(row.name for row in rows))}
-    others = {row.name: next(iter(row.ratios)) for row in rows}
+    labels = [f"{row.name} / {next(iter(row.ratios))}" for row in rows]
+    places = {label: i for i, label in enumerate(dict.fromkeys(labels))}
     figure, axes = plt.subplots(figsize=(9, 1.5 + 0.22 * len(kinds) * len(places)))
     for i, kind in enumerate(kinds):
-        bars = [(places[row.name] + i / (len(kinds) + 1), row.ratios[others[row.name]].median) for row in rows if row.kind == kind]
+        of_kind = [(label, next(iter(row.ratios.values()))) for label, row in zip(labels, rows, strict=True) if row.kind == kind]
+        bars = [(places[label] + i / (len(kinds) + 1), ratio.median) for label, ratio in of_kind]
         axes.barh(*zip(*bars, strict=True), height=1 / (len(kinds) + 1), label=kind)
-    labels = [f"{name} / {others[name]}" for name in places]
-    axes.set(yticks=range(len(places)), yticklabels=labels, xscale="log", xlabel="ratio of times, below 1 jnn is faster", title=title)
+    axes.set(yticks=range(len(places)), yticklabels=places, xscale="log", xlabel="ratio of times, below 1 jnn is faster", title=title)
     axes.invert_yaxis()
     axes.axvline(1, color="black", linewidth=1)
     axes.legend()
