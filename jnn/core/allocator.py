@@ -25,8 +25,8 @@ def keep_freed_memory() -> bool:
     call: half the time and more of a training step. Threads must not have arenas yet, so this runs when jnn is imported.
 
     ``JNN_KEEP_MEMORY`` in the environment is the size of the largest block that is kept, in MiB: 512 unless given, 1023 at
-    most, and 0 leaves the allocator alone. Up to 2 GiB are kept in all. So does any setting there of its own, and JAX
-    told to use other platforms than the CPU.
+    most; up to 2 GiB are kept in all. 0 leaves the allocator alone, and so does any setting there of its own, and JAX told to use
+    other platforms than the CPU.
 
     Raises:
         ValueError: ``JNN_KEEP_MEMORY`` is not a whole number.

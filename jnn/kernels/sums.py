@@ -29,7 +29,7 @@ def repeats(arrays: Sequence[Array], axes: Sequence[int], shape: Sequence[int]) 
 
 
 def _reduce(*arrays: Array, axes: tuple[int, ...], shape: tuple[int, ...]) -> Sequence[Array]:
-    if len(axes) == 1 and 0 < shape[axes[0]] <= _FEW:
+    if len(axes) == 1 and isinstance(shape[axes[0]], int) and 0 < shape[axes[0]] <= _FEW:
         return [functools.reduce(jnp.add, (lax.index_in_dim(x, i, axes[0], False) for i in range(shape[axes[0]]))) for x in arrays]
     zeros = tuple(jnp.zeros((), x.dtype) for x in arrays)
     return lax.reduce(arrays, zeros, lambda a, b: tuple(p + q for p, q in zip(a, b, strict=True)), axes)

@@ -16,7 +16,7 @@ from ..core import checks, dtypes
 from ..core.function import function
 from ..core.spec import Layer, config, layer, param
 from ..core.spread import Shards
-from ..kernels.platform import settled
+from ..kernels.platform import native, settled
 from ..kernels.sums import repeats
 from .distance import vector_norm
 
@@ -49,7 +49,9 @@ def _standardized_jvp(axes: Shape, eps: float, primals: tuple[Array], tangents: 
     shift = scale * jnp.mean(moved, axes, keepdims=True)
     stretch = scale * (scale * jnp.mean(deviation * scale * moved, axes, keepdims=True))
     shift, stretch = settled(shift), settled(stretch)
-    if min(axes) == x.ndim - len(axes) and math.prod(x.shape[axis] for axis in axes) <= _SHORT_ROW:
+    sizes = [x.shape[axis] for axis in axes]
+    known = all(isinstance(size, int) for size in sizes)
+    if not native() and known and min(axes) == x.ndim - len(axes) and math.prod(sizes) <= _SHORT_ROW:
         # Sums of short rows share their pass; those of long ones and of columns are slower so.
         shift, stretch = repeats([lax.squeeze(v, axes) for v in (shift, stretch)], axes, x.shape)
     return standardized(x, axes, eps), scale * moved - shift - deviation * stretch
