@@ -66,7 +66,7 @@ def test_every_derivative_of_a_convolution_is_that_of_xlas(channels, per_group, 
 
 FORCED = {
     "patches": (dense, "_by_matmul"),
-    "patches in the weight's order": (patches, "fewer_than_weights"),
+    "patches by image": (patches, "_by_image"),
     "Winograd": (dense, "_by_winograd"),
 }
 

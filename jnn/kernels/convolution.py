@@ -15,18 +15,22 @@ import numpy as np
 from jax import lax
 
 from ..core import dtypes
-from . import dense, depthwise, patches
+from . import dense, grouped, patches
 from .bilinear import bilinear
 from .platform import native
 from .taps import Geometry, Ints, Pads, flipped, pad, swapped
 
 Array = jax.Array
 
-# XLA:CPU expands a grouped convolution into a dense or a scalar one; up to these numbers, writing it out is faster.
-_MOST_TAPS = 64
+# XLA:CPU expands a grouped convolution into a dense or a scalar one; up to these numbers, writing it out is faster: of terms of an
+# output, of those in steps of 1, where neighbours are read together, and of groups.
+_MOST_TERMS = 64
+_MOST_NEAR_TERMS = 128
 _MOST_GROUPS = 32
 # Groups of fewer channels than these are joined.
 _CHANNELS = 16
+_OUTPUTS_A_CHANNEL = 6
+_MOST_ZEROS = 1.7
 
 
 def conv(x: Array, w: Array, *, stride: Ints, padding: Pads, dilation: Ints, groups: int = 1) -> Array:
@@ -58,14 +62,16 @@ def _native(x: Array, w: Array, stride: Ints, padding: Pads, dilation: Ints, gro
     return lax.conv_general_dilated(x, w, stride, padding, lhs_dilation=input_dilation, rhs_dilation=dilation, feature_group_count=groups)
 
 
-def _is_depthwise(kernel: Ints, geometry: Geometry, per_group: int) -> bool:
-    return geometry.groups > 1 and per_group == 1 and math.prod(kernel) <= _MOST_TAPS
+def _in_terms(geometry: Geometry, per_group: int, kernel: Ints, most: int) -> bool:
+    """Whether groups have so few channels that each term of an output is written out."""
+    return geometry.groups > 1 and per_group * math.prod(kernel) <= most
 
 
 def _forward(geometry: Geometry, x: Array, w: Array) -> Array:
     kernel, groups = w.shape[2:], geometry.groups
-    if _is_depthwise(kernel, geometry, w.shape[1]):
-        return depthwise.conv(geometry, x, w)
+    near = max(geometry.stride) == 1
+    if (near or w.shape[1] == 1) and _in_terms(geometry, w.shape[1], kernel, _MOST_NEAR_TERMS if near else _MOST_TERMS):
+        return grouped.conv(geometry, x, w)
     share = _share(groups, w.shape[1])
     if groups == 1 or groups // share > _MOST_GROUPS:
         return dense.conv(geometry, x, w)
@@ -92,7 +98,7 @@ def _joined(w: Array, groups: int, share: int) -> Array:
 def _by_input(geometry: Geometry, g: Array, w: Array, sizes: Ints) -> Array:
     """The gradient by an input with spatial ``sizes``, for the cotangent ``g`` of the output."""
     kernel, (stride, padding, dilation, groups) = w.shape[2:], geometry
-    if patches.fewer_than_weights(geometry, g.shape[0], g.shape[2:], w.shape[0]):
+    if _by_columns(geometry, g, w):
         return patches.by_input(geometry, g, w, sizes)
     if max(stride) > 1 and max(dilation) == 1:
         return _subpixel(geometry, g, w, sizes)
@@ -102,6 +108,20 @@ def _by_input(geometry: Geometry, g: Array, w: Array, sizes: Ints) -> Array:
     lows = [r - low for r, (low, _) in zip(reach, padding)]
     pads = tuple((low, size + r - n - low) for low, size, r, n in zip(lows, sizes, reach, g.shape[2:]))
     return _forward(Geometry((1,) * len(kernel), pads, dilation, groups), g, flipped(swapped(w, groups)))
+
+
+def _by_columns(geometry: Geometry, g: Array, w: Array) -> bool:
+    """Whether the gradient by the input is that of its patches, added up: where those are few against the products they take."""
+    stride, (outputs, channels, *kernel) = geometry.stride, w.shape
+    if geometry.groups > 1:
+        return False
+    # How much more subpixels multiply: zeros fill the kernel up to a multiple of the stride.
+    more = math.prod(-(-k // s) * s for k, s in zip(kernel, stride)) / math.prod(kernel)
+    far = max(stride) > 1 < max(geometry.dilation)
+    if more == 1 < max(stride) and not far:
+        return False
+    by_patches = dense.by_patches(geometry, g.shape[0], g.shape[2:], w.shape)
+    return outputs >= _OUTPUTS_A_CHANNEL * channels or (by_patches and (more >= _MOST_ZEROS or max(stride) == 1 or far))
 
 
 def _subpixel(geometry: Geometry, g: Array, w: Array, sizes: Ints) -> Array:
@@ -128,8 +148,8 @@ def _subpixel(geometry: Geometry, g: Array, w: Array, sizes: Ints) -> Array:
 def _by_weight(geometry: Geometry, g: Array, x: Array, kernel: Ints) -> Array:
     """The gradient by a weight with spatial sizes ``kernel``, for the cotangent ``g`` of the output."""
     groups, per_group = geometry.groups, x.shape[1] // geometry.groups
-    if _is_depthwise(kernel, geometry, per_group):
-        return depthwise.by_weight(geometry, g, x, kernel)
+    if _in_terms(geometry, per_group, kernel, _MOST_TERMS):
+        return grouped.by_weight(geometry, g, x, kernel)
     share = _share(groups, per_group)
     if groups == 1 or groups // share > _MOST_GROUPS:
         return dense.by_weight(geometry, g, x, kernel)

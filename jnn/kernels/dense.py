@@ -18,6 +18,9 @@ _FEW_CHANNELS = 4
 # Patches of inputs of fewer elements stay in the cache; of these many channels, they make a matmul worth its copies.
 _MOST_ELEMENTS = 1 << 18
 _MANY_CHANNELS = 64
+# Larger ones pay where each of their copies of the input serves so many output channels, in steps of more than 1.
+_OUTPUTS_A_COPY = 11
+_MOST_PATCHES = 1 << 25
 # Winograd's algorithm pays while its tiles stay in the cache, and beyond where this many channels make up for the traffic.
 _TILES_IN_CACHE = 1 << 21
 _MOST_TILES = 1 << 25
@@ -29,7 +32,7 @@ def conv(geometry: Geometry, x: Array, w: Array) -> Array:
 
     Where channels are few, the depths are channels of one convolution, which has more to sum.
     """
-    if patches.fewer_than_weights(geometry, x.shape[0], geometry.sizes(x.shape[2:], w.shape[2:]), w.shape[0]):
+    if by_patches(geometry, x.shape[0], geometry.sizes(x.shape[2:], w.shape[2:]), w.shape):
         return patches.conv(geometry, x, w)
     if _by_winograd(geometry, x, w.shape):
         return winograd.conv(geometry, x, w)
@@ -47,9 +50,10 @@ def conv(geometry: Geometry, x: Array, w: Array) -> Array:
 
 def by_weight(geometry: Geometry, g: Array, x: Array, kernel: Ints) -> Array:
     """The gradient by the weight, for the cotangent ``g`` of the output."""
-    if patches.fewer_than_weights(geometry, g.shape[0], g.shape[2:], g.shape[1]):
+    weight = (g.shape[1], x.shape[1], *kernel)
+    if by_patches(geometry, x.shape[0], g.shape[2:], weight):
         return patches.by_weight(geometry, g, x, kernel)
-    if _by_winograd(geometry, x, (g.shape[1], x.shape[1], *kernel)):
+    if _by_winograd(geometry, x, weight):
         return winograd.by_weight(geometry, g, x)
     if x.ndim < 5 or geometry.groups > 1:
         return _by_weight(geometry, g, x, kernel)
@@ -58,6 +62,20 @@ def by_weight(geometry: Geometry, g: Array, x: Array, kernel: Ints) -> Array:
     if x.shape[1] < _FEW_CHANNELS:
         return jnp.stack(jnp.split(_by_weight(flat, slopes, jnp.concatenate(depths, 1), kernel[1:]), kernel[0], 1), 2)
     return jnp.stack([_by_weight(flat, slopes, images, kernel[1:]) for images in depths], 2)
+
+
+def by_patches(geometry: Geometry, batch: int, sizes: Ints, weight: Ints) -> bool:
+    """Whether a matmul over the patches of an output with spatial ``sizes`` is faster: where they are the input or few, or worth it.
+
+    Steps of more than 1 make XLA:CPU's convolutions slow, and each copy of the input that patches make is paid by many outputs.
+    """
+    outputs, channels, *kernel = weight
+    elements, places, steps = math.prod(kernel), count((batch, *sizes)), math.prod(geometry.stride)
+    if geometry.groups > 1 or elements == 1 or places <= outputs:
+        return geometry.groups == 1
+    if len(kernel) == 1 or max(geometry.stride) == 1 or places * channels * elements > _MOST_PATCHES:
+        return False
+    return outputs * steps >= _OUTPUTS_A_COPY * elements
 
 
 def _flat(geometry: Geometry) -> Geometry:

@@ -20,9 +20,12 @@ _stored = Primitive("stored")
 _LEAST = 1 << 16
 
 
-def stored(x: Array) -> Array:
-    """``x``, a transposition or padding, which XLA:CPU would else compute again for each element of what reads it, without tiles."""
-    return _stored.bind(x) if count(x.shape) >= _LEAST and jnp.issubdtype(x.dtype, jnp.floating) else x
+def stored(x: Array, least: int = _LEAST) -> Array:
+    """``x``, a transposition or padding, which XLA:CPU would else compute again for each element of what reads it, without tiles.
+
+    Or a product of matrices, of any size with ``least`` 0: XLA would else turn a transposition of it into others of its factors.
+    """
+    return _stored.bind(x) if count(x.shape) >= least and jnp.issubdtype(x.dtype, jnp.floating) else x
 
 
 def _loop(x: Array) -> Array:
