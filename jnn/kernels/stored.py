@@ -7,9 +7,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
+from jaxlib.mlir import ir
+from jaxlib.mlir.dialects import func
 
 from .taps import count
 
@@ -28,21 +29,27 @@ def stored(x: Array, least: int = _LEAST) -> Array:
     return _stored.bind(x) if count(x.shape) >= least and jnp.issubdtype(x.dtype, jnp.floating) else x
 
 
-def _loop(x: Array) -> Array:
-    """``x`` through a loop of no turns, which XLA can neither know nor fuse: it takes a microsecond and no copy."""
-
-    def turns(x: Array) -> Array:
-        return lax.squeeze(lax.slice(x, [0] * x.ndim, [1] * x.ndim), range(x.ndim)) < -jnp.inf
-
-    return lax.while_loop(turns, jnp.negative, x)
+def _lower(context: Any, x: ir.Value) -> Sequence[ir.Value]:
+    """A call of the identity that XLA may not inline: neither are loops fused across it, nor is anything copied or compiled for it."""
+    if not all(isinstance(size, int) for size in context.avals_in[0].shape):
+        return [x]
+    module = context.module_context
+    with ir.InsertionPoint.at_block_begin(module.module.body):
+        identity = func.FuncOp("stored", ir.FunctionType.get([x.type], [x.type]), visibility="private")
+        with ir.InsertionPoint(identity.add_entry_block()):
+            func.ReturnOp(list(identity.arguments))
+    module.symbol_table.insert(identity)
+    call = func.CallOp([x.type], ir.FlatSymbolRefAttr.get(identity.name.value), [x])
+    call.operation.attributes["mhlo.frontend_attributes"] = ir.DictAttr.get({"inlineable": ir.StringAttr.get("false")})
+    return call.results
 
 
 def _batch(arrays: Sequence[Array], dims: Sequence[Any]) -> tuple[Array, Any]:
     return _stored.bind(*arrays), dims[0]
 
 
-_stored.def_impl(jax.jit(_loop))
+_stored.def_impl(jax.jit(lambda x: x))
 _stored.def_abstract_eval(lambda aval: aval)
-mlir.register_lowering(_stored, mlir.lower_fun(_loop, multiple_results=False))
+mlir.register_lowering(_stored, _lower)
 ad.deflinear2(_stored, lambda cotangent, _: [_stored.bind(cotangent)])
 batching.primitive_batchers[_stored] = _batch
