@@ -6,11 +6,14 @@ tiles makes one matmul over channels. Source: Lavin and Gray, Fast Algorithms fo
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from .stored import stored
@@ -35,11 +38,8 @@ def by_weight(geometry: Geometry, g: Array, x: Array) -> Array:
     g = _padded(stored(jnp.moveaxis(g, 1, -1)), [(0, 2 * m - size) for m, size in zip(tiles, g.shape[2:])])
     slopes = _by_place(g, tiles, 2, lambda a, b: (a, a + b, a - b, -b))
     w = jnp.einsum("pto,ptc->poc", slopes, _of_input(geometry, x, tiles))
-    w = w.reshape(*[4] * n, *w.shape[1:])
-    for _ in range(n):
-        a, b, c, d = w
-        w = jnp.stack([a + (b + c) / 2, (b - c) / 2, (b + c) / 2 + d], n - 1)
-    return jnp.moveaxis(stored(w), (-2, -1), (0, 1))
+    w = stored(jnp.einsum("pk,poc->koc", _weight_places(n, w.dtype), w), 0)
+    return jnp.moveaxis(w, 0, -1).reshape(*w.shape[1:], *[3] * n)
 
 
 def places(sizes: Ints) -> int:
@@ -73,15 +73,17 @@ def _joined(y: Array, n: int) -> Array:
 
 def _of_weight(w: Array) -> Array:
     """(4 ** n, O, C)."""
-    w = stored(jnp.moveaxis(w, (0, 1), (-2, -1)))
-    for axis in range(w.ndim - 2):
-        a, b, c = jnp.moveaxis(w, axis, 0)
-        w = jnp.stack([a, (a + b + c) / 2, (a - b + c) / 2, c], axis)
-    return w.reshape(-1, *w.shape[-2:])
+    return jnp.einsum("pk,ock->poc", _weight_places(w.ndim - 2, w.dtype), w.reshape(*w.shape[:2], -1))
+
+
+def _weight_places(n: int, dtype: Any) -> Array:
+    """The matrix that takes the elements of a kernel, (3 ** n), to the places of a tile, (4 ** n)."""
+    along = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
+    return jnp.asarray(functools.reduce(np.kron, [along] * n), dtype)
 
 
 def _by_place(x: Array, tiles: Ints, width: int, combine: Callable[..., Sequence[Array]]) -> Array:
     """(4 ** n, tiles, C) from (N, *S, C): along each axis ``combine`` gives four of the ``width`` places of each tile."""
     for i, m in enumerate(tiles):
-        x = jnp.stack(combine(*(lax.slice_in_dim(x, a, a + 2 * m - 1, 2, 2 * i + 1) for a in range(width))), i)
+        x = stored(jnp.stack(combine(*(lax.slice_in_dim(x, a, a + 2 * m - 1, 2, 2 * i + 1) for a in range(width))), i))
     return x.reshape(4 ** len(tiles), -1, x.shape[-1])
