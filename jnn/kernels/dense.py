@@ -21,6 +21,9 @@ _MANY_CHANNELS = 64
 # Larger ones pay where each of their copies of the input serves so many output channels, in steps of more than 1.
 _OUTPUTS_A_COPY = 11
 _MOST_PATCHES = 1 << 25
+# And for gradients by the weight in any steps, of so many output channels and patches up to this size.
+_MANY_OUTPUTS = 48
+_FEW_PATCHES = 1 << 24
 # Winograd's algorithm pays while its tiles stay in the cache, and beyond where this many channels make up for the traffic.
 _TILES_IN_CACHE = 1 << 21
 _MOST_TILES = 1 << 25
@@ -55,6 +58,8 @@ def by_weight(geometry: Geometry, g: Array, x: Array, kernel: Ints) -> Array:
         return patches.by_weight(geometry, g, x, kernel)
     if _by_winograd(geometry, x, weight):
         return winograd.by_weight(geometry, g, x)
+    if _many_outputs(geometry, x.shape[0], g.shape[2:], weight):
+        return patches.by_weight(geometry, g, x, kernel)
     if x.ndim < 5 or geometry.groups > 1:
         return _by_weight(geometry, g, x, kernel)
     flat, slopes = _flat(geometry), _images(g)
@@ -76,6 +81,13 @@ def by_patches(geometry: Geometry, batch: int, sizes: Ints, weight: Ints) -> boo
     if len(kernel) == 1 or max(geometry.stride) == 1 or places * channels * elements > _MOST_PATCHES:
         return False
     return outputs * steps >= _OUTPUTS_A_COPY * elements
+
+
+def _many_outputs(geometry: Geometry, batch: int, sizes: Ints, weight: Ints) -> bool:
+    """Whether a gradient by the weight repays its patches, of an output with spatial ``sizes``."""
+    outputs, channels, *kernel = weight
+    few = count((batch, *sizes)) * channels * math.prod(kernel) <= _FEW_PATCHES
+    return geometry.groups == 1 and len(kernel) > 1 and outputs >= _MANY_OUTPUTS and few
 
 
 def _flat(geometry: Geometry) -> Geometry:
