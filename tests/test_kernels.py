@@ -31,7 +31,14 @@ def _cubed(conv):
     return lambda x, w: (conv(x, w) ** 3).sum()
 
 
-FORMS = {"one group": (4, 4), "groups": (4, 2), "many groups": (72, 2), "depthwise": (4, 1), "depthwise, more outputs": (2, 1)}
+FORMS = {
+    "one group": (4, 4),
+    "groups": (4, 2),
+    "many groups": (72, 2),
+    "groups of more channels": (36, 18),
+    "depthwise": (4, 1),
+    "depthwise, more outputs": (2, 1),
+}
 
 
 @pytest.mark.parametrize(("channels", "per_group"), FORMS.values(), ids=FORMS)
@@ -65,26 +72,33 @@ def test_every_derivative_of_a_convolution_is_that_of_xlas(channels, per_group, 
 
 
 FORCED = {
-    "patches": (dense, "_by_matmul"),
-    "patches by image": (patches, "_by_image"),
-    "Winograd": (dense, "_by_winograd"),
+    "XLA's patches": (3, (dense, "_by_matmul")),
+    "patches": (3, (dense, "by_patches")),
+    "patches of few places": (3, (dense, "by_patches"), (patches, "_fewer_than_outputs")),
+    "patches by image": (3, (dense, "by_patches"), (patches, "_by_image")),
+    "images, of a kernel of 1": (1, (dense, "by_patches"), (patches, "_by_image")),
+    "patches for the weight": (3, (dense, "_many_outputs")),
+    "Winograd": (3, (dense, "_by_winograd")),
 }
 
 
-@pytest.mark.parametrize(("module", "rule"), FORCED.values(), ids=FORCED)
+@pytest.mark.parametrize(("kernel", "rules"), [(kernel, rules) for kernel, *rules in FORCED.values()], ids=FORCED)
 @pytest.mark.parametrize("function", [F.conv2d, F.conv_transpose2d])
-def test_every_form_of_a_convolution_is_xlas(module, rule, function, rng, monkeypatch):
-    x, w = jnp.asarray(rng.standard_normal((2, 3, 6, 5))), jnp.asarray(rng.standard_normal((3, 3, 3, 3)))
+def test_every_form_of_a_convolution_is_xlas(kernel, rules, function, rng, monkeypatch):
+    x, w = jnp.asarray(rng.standard_normal((2, 3, 6, 5))), jnp.asarray(rng.standard_normal((3, 3, kernel, kernel)))
+    asked = []
 
     def run(native):
         jax.clear_caches()
         with lowering(native=native):
-            return jax.grad(lambda x, w: (function(x, w, padding=1) ** 3).sum(), (0, 1))(x, w)
+            return jax.grad(lambda x, w: (function(x, w, padding=kernel // 2) ** 3).sum(), (0, 1))(x, w)
 
-    monkeypatch.setattr(module, rule, lambda *_: True)
+    for module, rule in rules:
+        monkeypatch.setattr(module, rule, lambda *_, rule=rule: asked.append(rule) or True)
     monkeypatch.setattr(module_of_stored, "_LEAST", 1)
     for a, b in zip(run(False), run(True), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-10)
+    assert {*asked} == {rule for _, rule in rules}
 
 
 @pytest.mark.parametrize("spatial", [(7,), (6, 5), (3, 4, 5)], ids=str)
