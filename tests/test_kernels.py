@@ -209,17 +209,24 @@ def test_reverse_mode_runs_the_gradients_that_are_given():
     ran = []
     product = bilinear(
         lambda scale, a, b: scale * a * b,
-        lambda scale, g, a, b: ran.append("left") or scale * g * b,
-        lambda scale, g, a, b: ran.append("right") or scale * g * a,
+        lambda scale, g, b, a: ran.append(f"left {a.shape}") or scale * g * b,
+        lambda scale, g, a, b: ran.append(f"right {b.shape}") or scale * g * a,
     )
     a, b = jnp.arange(1.0, 4.0), jnp.arange(2.0, 5.0)
     left, right = jax.grad(lambda a, b: product(3.0, a, b).sum(), (0, 1))(a, b)
     np.testing.assert_allclose(left, 3 * b)
     np.testing.assert_allclose(right, 3 * a)
-    assert sorted(set(ran)) == ["left", "right"]
+    assert {*ran} == {"left (3,)", "right (3,)"}
     ran.clear()
     np.testing.assert_allclose(jax.grad(lambda a: product(2.0, a, b).sum())(a), 2 * b)
-    assert ran == ["left"], "nothing is computed for what is not differentiated"
+    assert ran == ["left (3,)"], "nothing is computed for what is not differentiated"
+    ran.clear()
+    by_sample = jax.vmap(functools.partial(product, 5.0), (1, None))
+    samples = jnp.stack([a, 2 * a, 3 * a, 4 * a], 1)
+    left, right = jax.grad(lambda samples, b: by_sample(samples, b).sum(), (0, 1))(samples, b)
+    np.testing.assert_allclose(left, 5 * jnp.stack([b] * 4, 1))
+    np.testing.assert_allclose(right, 5 * samples.sum(1), err_msg="what samples share")
+    assert {*ran} == {"left (3,)", "right (3,)"}
 
 
 class TestSums:

@@ -15,20 +15,19 @@ from jax.interpreters import ad, batching, mlir
 Array = jax.Array
 Like = jax.ShapeDtypeStruct
 Function = Callable[[Any, Array, Array], Array]
-ByLeft = Callable[[Any, Array, Like, Array], Array]
-ByRight = Callable[[Any, Array, Array, Like], Array]
+Gradient = Callable[[Any, Array, Array, Like], Array]
 
 
-def bilinear(value: Function, by_left: ByLeft, by_right: ByRight) -> Function:
-    """``value(static, a, b)`` whose gradients for a cotangent ``g`` are ``by_left(static, g, a, b)`` and ``by_right(static, g, a, b)``.
+def bilinear(value: Function, by_left: Gradient, by_right: Gradient) -> Function:
+    """``value(static, a, b)`` whose gradients for a cotangent ``g`` are ``by_left(static, g, b, a)`` and ``by_right(static, g, a, b)``.
 
-    Of the array that a gradient is by, it is given the shape and dtype only. Forward mode is ``value`` itself, of a tangent and
-    the other array. Derivatives of the gradients come from JAX. Each function is compiled, so that equal calls in a program are
-    traced once.
+    The last argument of a gradient is the shape and dtype of the array that it is by. Forward mode is ``value`` itself, of a
+    tangent and the other array. Derivatives of the gradients come from JAX. Each function is compiled, so that equal calls in a
+    program are traced once.
     """
     primitive = Primitive("bilinear")
     run = jax.jit(value, static_argnums=0)
-    left, right = jax.jit(by_left, static_argnums=(0, 2)), jax.jit(by_right, static_argnums=(0, 3))
+    left, right = (jax.jit(gradient, static_argnums=(0, 3)) for gradient in (by_left, by_right))
 
     def bind(a: Array, b: Array, *, static: Any) -> Array:
         return run(static, a, b)
@@ -40,25 +39,12 @@ def bilinear(value: Function, by_left: ByLeft, by_right: ByRight) -> Function:
 
     @functools.cache
     def mapped(a_axis: int | None, b_axis: int | None) -> Function:
-        """``value`` by sample, bilinear too: an array that all samples share has the sum of its gradients by each."""
-
-        def one(like: Like) -> Like:
-            return Like(like.shape[1:], like.dtype)
+        """``value`` by sample, bilinear too."""
 
         def values(static: Any, a: Array, b: Array) -> Array:
             return jax.vmap(functools.partial(value, static), (a_axis, b_axis))(a, b)
 
-        def by_lefts(static: Any, g: Array, a: Like, b: Array) -> Array:
-            like = a if a_axis is None else one(a)
-            each = jax.vmap(lambda g, b: by_left(static, g, like, b), (0, b_axis))(g, b)
-            return each.sum(0) if a_axis is None else each
-
-        def by_rights(static: Any, g: Array, a: Array, b: Like) -> Array:
-            like = b if b_axis is None else one(b)
-            each = jax.vmap(lambda g, a: by_right(static, g, a, like), (0, a_axis))(g, a)
-            return each.sum(0) if b_axis is None else each
-
-        return bilinear(values, by_lefts, by_rights)
+        return bilinear(values, _by_sample(by_left, a_axis, b_axis), _by_sample(by_right, b_axis, a_axis))
 
     primitive.def_impl(bind)
     primitive.def_abstract_eval(lambda a, b, *, static: run.trace(static, a, b).jaxpr.out_avals[0])
@@ -66,10 +52,21 @@ def bilinear(value: Function, by_left: ByLeft, by_right: ByRight) -> Function:
     batching.primitive_batchers[primitive] = batch
     ad.defbilinear(
         primitive,
-        lambda g, a, b, *, static: left(static, g, Like(a.aval.shape, a.aval.dtype), b),
+        lambda g, a, b, *, static: left(static, g, b, Like(a.aval.shape, a.aval.dtype)),
         lambda g, a, b, *, static: right(static, g, a, Like(b.aval.shape, b.aval.dtype)),
     )
     return lambda static, a, b: primitive.bind(*_alike(a, b), static=static)
+
+
+def _by_sample(gradient: Gradient, own: int | None, other: int | None) -> Gradient:
+    """``gradient`` for samples along these axes; an array that all samples share has the sum of theirs."""
+
+    def total(static: Any, g: Array, known: Array, like: Like) -> Array:
+        one = like if own is None else Like(like.shape[1:], like.dtype)
+        each = jax.vmap(lambda g, known: gradient(static, g, known, one), (0, other))(g, known)
+        return each.sum(0) if own is None else each
+
+    return total
 
 
 def _alike(a: Array, b: Array) -> tuple[Array, Array]:

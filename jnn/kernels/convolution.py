@@ -16,7 +16,7 @@ from jax import lax
 
 from ..core import dtypes
 from . import dense, grouped, patches
-from .bilinear import bilinear
+from .bilinear import Like, bilinear
 from .platform import native
 from .taps import Geometry, Ints, Pads, flipped, pad, swapped
 
@@ -161,17 +161,17 @@ def _by_weight(geometry: Geometry, g: Array, x: Array, kernel: Ints) -> Array:
 
 _conv = bilinear(
     _forward,
-    lambda geometry, g, x, w: _by_input(geometry, g, w, x.shape[2:]),
+    lambda geometry, g, w, x: _by_input(geometry, g, w, x.shape[2:]),
     lambda geometry, g, x, w: _by_weight(geometry, g, x, w.shape[2:]),
 )
 _conv_transpose = bilinear(
     lambda static, x, w: _by_input(static[0], x, w, static[1]),
-    lambda static, g, x, w: _forward(_covering(static[0], static[1], x, w), g, w),
+    lambda static, g, w, x: _forward(_covering(static[0], static[1], x, w), g, w),
     lambda static, g, x, w: _by_weight(_covering(static[0], static[1], x, w), x, g, w.shape[2:]),
 )
 
 
-def _covering(geometry: Geometry, sizes: Sequence[int], x: Array, w: Array) -> Geometry:
+def _covering(geometry: Geometry, sizes: Sequence[int], x: Array | Like, w: Array | Like) -> Geometry:
     """``geometry`` with what padding makes an input of ``sizes`` give an output as large as ``x``, to the element."""
     ends = [(n - 1) * s + d * (k - 1) + 1 for n, s, d, k in zip(x.shape[2:], geometry.stride, geometry.dilation, w.shape[2:])]
     return geometry._replace(padding=tuple((low, end - size - low) for (low, _), end, size in zip(geometry.padding, ends, sizes)))

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .bilinear import bilinear
+from .bilinear import Like, bilinear
 from .platform import native
 from .stored import stored
 from .taps import count
@@ -30,11 +30,11 @@ def _transposed(x: Array) -> Array:
     return jnp.swapaxes(x, -1, -2)
 
 
-def _by_left(_: None, g: Array, a: Array, b: Array) -> Array:
+def _by_left(_: None, g: Array, b: Array, a: Like) -> Array:
     return g @ _transposed(b)
 
 
-def _by_right(_: None, g: Array, a: Array, b: Array) -> Array:
+def _by_right(_: None, g: Array, a: Array, b: Like) -> Array:
     """``a^T g``, for which the smaller of the two is transposed, or else the result."""
     if count(a.shape) <= count(g.shape):
         return stored(stored(_transposed(a)) @ g)
