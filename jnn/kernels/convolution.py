@@ -25,7 +25,7 @@ Array = jax.Array
 # XLA:CPU expands a grouped convolution into a dense or a scalar one; up to these numbers, writing it out is faster: of terms of an
 # output, of those in steps of 1, where neighbours are read together, and of groups.
 _MOST_TERMS = 64
-_MOST_NEAR_TERMS = 128
+_MOST_NEAR_TERMS = 100
 _MOST_GROUPS = 32
 # Groups of fewer channels than these are joined.
 _CHANNELS = 16
