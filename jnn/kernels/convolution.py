@@ -29,6 +29,8 @@ _MOST_NEAR_TERMS = 100
 _MOST_GROUPS = 32
 # Groups of fewer channels than these are joined.
 _CHANNELS = 16
+# A gradient by the input is that of its patches from so many outputs for each input channel on, or where subpixels, which zeros fill
+# up, are so many times as large as the kernel.
 _OUTPUTS_A_CHANNEL = 6
 _MOST_ZEROS = 1.7
 
@@ -120,8 +122,9 @@ def _by_columns(geometry: Geometry, g: Array, w: Array) -> bool:
     far = max(stride) > 1 < max(geometry.dilation)
     if more == 1 < max(stride) and not far:
         return False
+    many = outputs >= _OUTPUTS_A_CHANNEL * channels and patches.elements(g.shape[0], g.shape[2:], w.shape) <= dense.MOST_PATCHES
     by_patches = dense.by_patches(geometry, g.shape[0], g.shape[2:], w.shape)
-    return outputs >= _OUTPUTS_A_CHANNEL * channels or (by_patches and (more >= _MOST_ZEROS or max(stride) == 1 or far))
+    return many or (by_patches and (more >= _MOST_ZEROS or max(stride) == 1 or far))
 
 
 def _subpixel(geometry: Geometry, g: Array, w: Array, sizes: Ints) -> Array:

@@ -20,7 +20,7 @@ _MOST_ELEMENTS = 1 << 18
 _MANY_CHANNELS = 64
 # Larger ones pay where each of their copies of the input serves so many output channels, in steps of more than 1.
 _OUTPUTS_A_COPY = 11
-_MOST_PATCHES = 1 << 25
+MOST_PATCHES = 1 << 25
 # And for gradients by the weight in any steps, of so many output channels and patches up to this size.
 _MANY_OUTPUTS = 48
 _FEW_PATCHES = 1 << 24
@@ -74,20 +74,19 @@ def by_patches(geometry: Geometry, batch: int, sizes: Ints, weight: Ints) -> boo
 
     Steps of more than 1 make XLA:CPU's convolutions slow, and each copy of the input that patches make is paid by many outputs.
     """
-    outputs, channels, *kernel = weight
-    elements, places, steps = math.prod(kernel), count((batch, *sizes)), math.prod(geometry.stride)
-    if geometry.groups > 1 or elements == 1 or places <= outputs:
+    outputs, _, *kernel = weight
+    offsets = math.prod(kernel)
+    if geometry.groups > 1 or offsets == 1 or patches.no_more_than_outputs(batch, sizes, outputs):
         return geometry.groups == 1
-    if len(kernel) == 1 or max(geometry.stride) == 1 or places * channels * elements > _MOST_PATCHES:
+    if len(kernel) == 1 or max(geometry.stride) == 1 or patches.elements(batch, sizes, weight) > MOST_PATCHES:
         return False
-    return outputs * steps >= _OUTPUTS_A_COPY * elements
+    return outputs * math.prod(geometry.stride) >= _OUTPUTS_A_COPY * offsets
 
 
 def _many_outputs(geometry: Geometry, batch: int, sizes: Ints, weight: Ints) -> bool:
     """Whether a gradient by the weight repays its patches, of an output with spatial ``sizes``."""
-    outputs, channels, *kernel = weight
-    few = count((batch, *sizes)) * channels * math.prod(kernel) <= _FEW_PATCHES
-    return geometry.groups == 1 and len(kernel) > 1 and outputs >= _MANY_OUTPUTS and few
+    few = patches.elements(batch, sizes, weight) <= _FEW_PATCHES
+    return geometry.groups == 1 and len(weight) > 3 and weight[0] >= _MANY_OUTPUTS and few
 
 
 def _flat(geometry: Geometry) -> Geometry:

@@ -22,23 +22,33 @@ Array = jax.Array
 _MANY_PLACES = 256
 
 
+def no_more_than_outputs(batch: int, sizes: Ints, outputs: int) -> bool:
+    """Whether the places of an output with spatial ``sizes`` are no more than its channels, and so the patches than the weights."""
+    return count((batch, *sizes)) <= outputs
+
+
+def elements(batch: int, sizes: Ints, weight: Ints) -> int:
+    """Of the patches of an output with spatial ``sizes``."""
+    return count((batch, *sizes)) * math.prod(weight[1:])
+
+
 def conv(geometry: Geometry, x: Array, w: Array) -> Array:
     """The convolution."""
     kernel, n = w.shape[2:], w.ndim
-    images = _by_image(x.shape[0], geometry.sizes(x.shape[2:], kernel))
+    images = _by_image(x.shape[0], geometry.sizes(x.shape[2:], kernel), w.shape[0])
     columns = _columns(x, geometry=geometry, kernel=kernel, images_first=images)
     if images:
         return _products(_repeated(w, x.shape[0]), columns, range(2, n + 1), range(1, n), images=True)
-    return jnp.swapaxes(stored(_products(w, columns, range(1, n), range(n - 1)), 0), 0, 1)
+    return jnp.swapaxes(stored(_products(w, columns, range(1, n), range(n - 1)), always=True), 0, 1)
 
 
 def by_input(geometry: Geometry, g: Array, w: Array, sizes: Ints) -> Array:
     """The gradient by an input with spatial ``sizes``."""
-    images, places = _by_image(g.shape[0], g.shape[2:]), g.ndim - 1
+    images, places = _by_image(g.shape[0], g.shape[2:], g.shape[1]), g.ndim - 1
     if images:
         columns = _products(_repeated(w, g.shape[0]), g, [1], [1], images=True)
-    elif _fewer_than_outputs(g):
-        columns = jnp.moveaxis(stored(_products(g, w, [1], [0]), 0), range(places), range(-places, 0))
+    elif no_more_than_outputs(g.shape[0], g.shape[2:], g.shape[1]):
+        columns = jnp.moveaxis(stored(_products(g, w, [1], [0]), always=True), range(places), range(-places, 0))
     else:
         columns = _products(w, stored(jnp.swapaxes(g, 0, 1)), [0], [0])
     # An array and no mere shape: under shard_map its type says along which axes it varies.
@@ -60,20 +70,16 @@ def by_weight(geometry: Geometry, g: Array, x: Array, kernel: Ints) -> Array:
         if outputs > channels:
             return _products(g, columns, range(2, g.ndim), range(2 + n, columns.ndim), images=True).sum(0)
         return jnp.moveaxis(_products(columns, g, range(2 + n, columns.ndim), range(2, g.ndim), images=True).sum(0), -1, 0)
-    few, g = _fewer_than_outputs(g), stored(jnp.swapaxes(g, 0, 1))
+    few, g = no_more_than_outputs(g.shape[0], g.shape[2:], outputs), stored(jnp.swapaxes(g, 0, 1))
     columns = _columns(x, geometry=geometry, kernel=kernel, images_first=False)
     if few:
         return _products(g, columns, range(1, g.ndim), range(1 + n, columns.ndim))
-    return jnp.moveaxis(stored(_products(columns, g, range(1 + n, columns.ndim), range(1, g.ndim)), 0), -1, 0)
+    return jnp.moveaxis(stored(_products(columns, g, range(1 + n, columns.ndim), range(1, g.ndim)), always=True), -1, 0)
 
 
-def _fewer_than_outputs(g: Array) -> bool:
-    """Whether an output has fewer places than channels."""
-    return count((g.shape[0], *g.shape[2:])) <= g.shape[1]
-
-
-def _by_image(batch: int, sizes: Ints) -> bool:
-    return batch != 1 and count(sizes) >= _MANY_PLACES
+def _by_image(batch: int, sizes: Ints, outputs: int) -> bool:
+    """Whether each image has a matmul of its own. The weight, repeated for each, is then no larger than the patches."""
+    return batch != 1 and count(sizes) >= max(_MANY_PLACES, outputs)
 
 
 def _repeated(w: Array, batch: int) -> Array:

@@ -21,12 +21,12 @@ _stored = Primitive("stored")
 _LEAST = 1 << 16
 
 
-def stored(x: Array, least: int = _LEAST) -> Array:
+def stored(x: Array, always: bool = False) -> Array:
     """``x``, a transposition or padding, which XLA:CPU would else compute again for each element of what reads it, without tiles.
 
-    Or a product of matrices, of any size with ``least`` 0: XLA would else turn a transposition of it into others of its factors.
+    Or a product of matrices, ``always`` and not only a large one: XLA would else turn a transposition of it into others of its factors.
     """
-    return _stored.bind(x) if count(x.shape) >= least and jnp.issubdtype(x.dtype, jnp.floating) else x
+    return _stored.bind(x) if (always or count(x.shape) >= _LEAST) and jnp.issubdtype(x.dtype, jnp.floating) else x
 
 
 def _lower(context: Any, x: ir.Value) -> Sequence[ir.Value]:

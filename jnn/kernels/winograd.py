@@ -38,7 +38,7 @@ def by_weight(geometry: Geometry, g: Array, x: Array) -> Array:
     g = _padded(stored(jnp.moveaxis(g, 1, -1)), [(0, 2 * m - size) for m, size in zip(tiles, g.shape[2:])])
     slopes = _by_place(g, tiles, 2, lambda a, b: (a, a + b, a - b, -b))
     w = jnp.einsum("pto,ptc->poc", slopes, _of_input(geometry, x, tiles))
-    w = stored(jnp.einsum("pk,poc->koc", _weight_places(n, w.dtype), w), 0)
+    w = stored(jnp.einsum("pk,poc->koc", _weight_places(n, w.dtype), w), always=True)
     return jnp.moveaxis(w, 0, -1).reshape(*w.shape[1:], *[3] * n)
 
 
