@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
+
+from .varying import alike
 
 Array = jax.Array
 Like = jax.ShapeDtypeStruct
@@ -55,7 +55,7 @@ def bilinear(value: Function, by_left: Gradient, by_right: Gradient) -> Function
         lambda g, a, b, *, static: left(static, g, b, Like(a.aval.shape, a.aval.dtype)),
         lambda g, a, b, *, static: right(static, g, a, Like(b.aval.shape, b.aval.dtype)),
     )
-    return lambda static, a, b: primitive.bind(*_alike(a, b), static=static)
+    return lambda static, a, b: primitive.bind(*alike(a, b), static=static)
 
 
 def _by_sample(gradient: Gradient, own: int | None, other: int | None) -> Gradient:
@@ -67,15 +67,3 @@ def _by_sample(gradient: Gradient, own: int | None, other: int | None) -> Gradie
         return each.sum(0) if own is None else each
 
     return total
-
-
-def _alike(a: Array, b: Array) -> tuple[Array, Array]:
-    """Both varying along the same axes: under ``shard_map`` an array's type says along which."""
-    return (a * _one(b), b * _one(a)) if jax.sharding.get_abstract_mesh().manual_axes else (a, b)
-
-
-def _one(x: Array) -> Array:
-    """1, of the type of ``x``."""
-    first = lax.squeeze(lax.slice(x, [0] * x.ndim, [1] * x.ndim), range(x.ndim))
-    one = jnp.ones((), x.dtype)
-    return jnp.where(first == first, one, one)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from jax import lax
 from ..core import dtypes
 from . import dense, grouped, patches
 from .bilinear import Like, bilinear
+from .foreign import foreign
 from .platform import native
 from .taps import Geometry, Ints, Pads, flipped, pad, swapped
 
@@ -162,15 +164,25 @@ def _by_weight(geometry: Geometry, g: Array, x: Array, kernel: Ints) -> Array:
     return jnp.stack([blocks[:, i, :, i] for i in range(share)], 1).reshape(g.shape[1], per_group, *kernel)
 
 
+def _attributes(geometry: Geometry) -> dict[str, Any]:
+    lows = [low for low, _ in geometry.padding]
+    spans = {name: np.array(v, np.int64) for name, v in (("stride", geometry.stride), ("padding", lows), ("dilation", geometry.dilation))}
+    return spans | {"groups": np.int64(geometry.groups)}
+
+
+_run = foreign("jnn_conv", lambda geometry, x, w: (_forward(geometry, x, w),), _attributes)
+_run_by_input = foreign("jnn_conv_by_input", lambda static, g, w: (_by_input(static[0], g, w, static[1]),), lambda s: _attributes(s[0]))
+_run_by_weight = foreign("jnn_conv_by_weight", lambda static, g, x: (_by_weight(static[0], g, x, static[1]),), lambda s: _attributes(s[0]))
+
 _conv = bilinear(
-    _forward,
-    lambda geometry, g, w, x: _by_input(geometry, g, w, x.shape[2:]),
-    lambda geometry, g, x, w: _by_weight(geometry, g, x, w.shape[2:]),
+    lambda geometry, x, w: _run(geometry, x, w)[0],
+    lambda geometry, g, w, x: _run_by_input((geometry, x.shape[2:]), g, w)[0],
+    lambda geometry, g, x, w: _run_by_weight((geometry, w.shape[2:]), g, x)[0],
 )
 _conv_transpose = bilinear(
-    lambda static, x, w: _by_input(static[0], x, w, static[1]),
-    lambda static, g, w, x: _forward(_covering(static[0], static[1], x, w), g, w),
-    lambda static, g, x, w: _by_weight(_covering(static[0], static[1], x, w), x, g, w.shape[2:]),
+    lambda static, x, w: _run_by_input(static, x, w)[0],
+    lambda static, g, w, x: _run(_covering(static[0], static[1], x, w), g, w)[0],
+    lambda static, g, x, w: _run_by_weight((_covering(static[0], static[1], x, w), w.shape[2:]), x, g)[0],
 )
 
 

@@ -1,4 +1,4 @@
-"""Whether XLA's own lowering of the heavy primitives is taken, or the one that is written around XLA:CPU's slow ones."""
+"""Which of three lowerings of the heavy primitives is taken: XLA's own, one written around XLA:CPU's slow ones, or jnn's library."""
 
 from __future__ import annotations
 
@@ -8,25 +8,34 @@ from contextvars import ContextVar
 
 import jax
 
+from . import library
+
 Array = jax.Array
 
-_forced: ContextVar[bool | None] = ContextVar("jnn_native_lowering", default=None)
+_native: ContextVar[bool | None] = ContextVar("jnn_native_lowering", default=None)
+_library: ContextVar[bool] = ContextVar("jnn_library_lowering", default=True)
 
 
 def native() -> bool:
     """Whether XLA's own lowering is taken: on everything but a CPU, unless :func:`lowering` says otherwise."""
-    forced = _forced.get()
+    forced = _native.get()
     return jax.default_backend() != "cpu" if forced is None else forced
 
 
+def by_library() -> bool:
+    """Whether jnn's library is called where it can be: on a CPU, if it is there, unless :func:`lowering` says otherwise."""
+    return _library.get() and not native() and library.loaded() is not None
+
+
 @contextmanager
-def lowering(*, native: bool) -> Iterator[None]:
-    """Trace with XLA's own lowerings, or with those for a CPU. What was compiled outside stays as it is."""
-    token = _forced.set(native)
+def lowering(*, native: bool, library: bool = False) -> Iterator[None]:
+    """Trace with XLA's own lowerings, or with those for a CPU, by jnn's ``library`` or not. What was compiled outside stays as it is."""
+    tokens = _native.set(native), _library.set(library)
     try:
         yield
     finally:
-        _forced.reset(token)
+        _native.reset(tokens[0])
+        _library.reset(tokens[1])
 
 
 def settled(x: Array) -> Array:

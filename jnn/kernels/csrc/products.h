@@ -1,0 +1,91 @@
+// The inner loops of products of matrices: tiles that stay in registers.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <utility>
+
+#include "vector.h"
+
+namespace jnn {
+
+constexpr int kTileVectors = 2;
+constexpr int kMostRows = kRegisters == 32 ? 14 : 6;
+constexpr int kMostDots = kRegisters == 32 ? 5 : 3;
+template <class T>
+constexpr int kTileColumns = kTileVectors * kLanes<T>;
+
+// c[i][j] = (add ? c[i][j] : 0) + sum over k of a[k * rows + i] * b[k * kTileColumns + j], for `rows` rows of c, `stride` apart.
+template <class T, int rows>
+void tile(int64_t depth, const T* a, const T* b, T* c, int64_t stride, bool add) {
+  Vector<T> sums[rows][kTileVectors];
+#pragma GCC unroll 16
+  for (int i = 0; i < rows; ++i)
+#pragma GCC unroll 2
+    for (int j = 0; j < kTileVectors; ++j) sums[i][j] = add ? load(c + i * stride + j * kLanes<T>) : Vector<T>{};
+  for (int64_t k = 0; k < depth; ++k, a += rows, b += kTileColumns<T>) {
+    const Vector<T> left = load(b), right = load(b + kLanes<T>);
+#pragma GCC unroll 16
+    for (int i = 0; i < rows; ++i) {
+      const Vector<T> factor = broadcast(a[i]);
+      sums[i][0] += factor * left;
+      sums[i][1] += factor * right;
+    }
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < rows; ++i)
+#pragma GCC unroll 2
+    for (int j = 0; j < kTileVectors; ++j) store(c + i * stride + j * kLanes<T>, sums[i][j]);
+}
+
+// c[i * c_stride + j] += sum over p < length of a[i * a_stride + p] * b[j * b_stride + p]; length is a multiple of the lanes.
+template <class T, int rows, int columns>
+void dots(int64_t length, const T* a, int64_t a_stride, const T* b, int64_t b_stride, T* c, int64_t c_stride) {
+  Vector<T> sums[rows][columns] = {};
+  for (int64_t p = 0; p < length; p += kLanes<T>) {
+    Vector<T> right[columns];
+#pragma GCC unroll 8
+    for (int j = 0; j < columns; ++j) right[j] = load(b + j * b_stride + p);
+#pragma GCC unroll 8
+    for (int i = 0; i < rows; ++i) {
+      const Vector<T> left = load(a + i * a_stride + p);
+#pragma GCC unroll 8
+      for (int j = 0; j < columns; ++j) sums[i][j] += left * right[j];
+    }
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < rows; ++i)
+#pragma GCC unroll 8
+    for (int j = 0; j < columns; ++j) c[i * c_stride + j] += total<T>(sums[i][j]);
+}
+
+template <class T>
+using Tile = void (*)(int64_t, const T*, const T*, T*, int64_t, bool);
+template <class T>
+using Dots = void (*)(int64_t, const T*, int64_t, const T*, int64_t, T*, int64_t);
+
+template <class T, size_t... i>
+constexpr std::array<Tile<T>, sizeof...(i)> tiles_of(std::index_sequence<i...>) {
+  return {tile<T, i + 1>...};
+}
+template <class T, size_t... i>
+constexpr std::array<Dots<T>, sizeof...(i)> dots_of(std::index_sequence<i...>) {
+  return {dots<T, i / kMostDots + 1, i % kMostDots + 1>...};
+}
+
+// The tile of rows - 1, and the dots of (rows - 1) * kMostDots + columns - 1.
+template <class T>
+inline constexpr auto kTiles = tiles_of<T>(std::make_index_sequence<kMostRows>());
+template <class T>
+inline constexpr auto kDots = dots_of<T>(std::make_index_sequence<kMostDots * kMostDots>());
+
+// `count` cut into parts of `most` at most, as equal as can be: where part i begins.
+struct Parts {
+  int64_t count, parts;
+  Parts(int64_t count, int64_t most) : count(count), parts((count + most - 1) / most) {}
+  int64_t begin(int64_t i) const { return i * count / parts; }
+  int64_t size(int64_t i) const { return begin(i + 1) - begin(i); }
+};
+
+}  // namespace jnn

@@ -1,0 +1,147 @@
+"""Functions that are calls of jnn's library on a CPU, and elsewhere what they are defined as.
+
+Where a program runs is known when it is lowered, so each is a primitive with two lowerings. The definition is what the library must
+compute; it is also what is compiled for other platforms, for float types that the library has not, for programs that XLA
+partitions over devices or that are exported, and under ``vmap``.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+from . import library
+from .platform import by_library
+from .varying import alike
+
+Array = jax.Array
+Arrays = tuple[Array, ...]
+# Of what is static and arrays, the outputs.
+Definition = Callable[..., Arrays]
+_FLOATS = ("float32", "float64")
+
+
+def foreign(target: str, definition: Definition, attributes: Callable[[Any], dict[str, Any]]) -> Definition:
+    """``definition(static, *arrays)``, a tuple of arrays, as a call of the library's ``target``.
+
+    Args:
+        attributes: of ``static``, what the call is given besides arrays: numpy integers, floats and arrays of them.
+    """
+    primitive = _primitive(target, definition)
+    # Under the primitive's own lowering: the definition, traced once for equal calls.
+    run = jax.jit(definition, static_argnums=0)
+    call = jax.ffi.ffi_lowering(target)
+
+    def lower(context: Any, *operands: Any, static: Any) -> Any:
+        if not library.registered(target) or not _whole(context):
+            return mlir.lower_fun(lambda *arrays: run(static, *arrays), multiple_results=True)(context, *operands)
+        return call(context, *operands, **attributes(static))
+
+    mlir.register_lowering(primitive, lower, platform="cpu")
+
+    def bind(static: Any, *arrays: Array) -> Arrays:
+        if not by_library() or not all(_known(x) for x in arrays):
+            return definition(static, *arrays)
+        return tuple(primitive.bind(*alike(*arrays), static=static))
+
+    return bind
+
+
+def differentiable(definition: Definition, forward: Definition, backward: Callable[..., Arrays]) -> Definition:
+    """``definition(static, *arrays)`` with reverse mode by ``backward``; forward mode and what comes after is by the definition.
+
+    Args:
+        forward: ``(static, *arrays) -> (outputs, residuals)``.
+        backward: ``(static, cotangents, residuals, arrays)``: the gradients by ``arrays``, all of floats. Is itself differentiated as
+            if it were the gradient of the definition.
+    """
+
+    def tangents_of(*moved_and_known: Array, static: Any, count: int, outputs: int) -> Arrays:
+        moved, known = moved_and_known[:count], moved_and_known[count : 2 * count]
+        return jax.jvp(functools.partial(definition, static), known, moved)[1]
+
+    tangent = _primitive("tangent", lambda static, *arrays: tangents_of(*arrays, **dict(static)))
+
+    def transpose(cotangents: Sequence[Any], *arrays: Any, static: Any) -> list[Any]:
+        options = dict(static)
+        count = options["count"]
+        given = tuple(map(ad.instantiate_zeros, cotangents))
+        slopes = backward(options["static"], given, arrays[2 * count :], arrays[count : 2 * count])
+        wanted = (ad.is_undefined_primal(x) for x in arrays[:count])
+        return [slope if want else None for want, slope in zip(wanted, slopes, strict=True)] + [None] * (len(arrays) - count)
+
+    ad.primitive_transposes[tangent] = transpose
+
+    @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+    def run(static: Any, *arrays: Array) -> Arrays:
+        return forward(static, *arrays)[0]
+
+    @run.defjvp
+    def jvp(static: Any, primals: Arrays, moved: Arrays) -> tuple[Arrays, Arrays]:
+        outputs, residuals = forward(static, *primals)
+        options = (("static", static), ("count", len(primals)), ("outputs", len(outputs)))
+        return outputs, tuple(tangent.bind(*alike(*moved, *primals, *residuals), static=options))
+
+    def bind(static: Any, *arrays: Array) -> Arrays:
+        if not by_library() or not all(_known(x) for x in arrays):
+            return definition(static, *arrays)
+        return run(static, *arrays)
+
+    return bind
+
+
+def gradient(definition: Definition) -> Callable[..., Arrays]:
+    """What ``backward`` of :func:`differentiable` must compute, ``(static, cotangents, residuals, arrays)``, from the definition."""
+
+    def slopes(static: Any, cotangents: Arrays, residuals: Arrays, arrays: Arrays) -> Arrays:
+        return jax.vjp(functools.partial(definition, static), *arrays)[1](cotangents)
+
+    return slopes
+
+
+def _primitive(name: str, definition: Definition) -> Primitive:
+    """A primitive of several results that is ``definition(static, *arrays)`` and is mapped and differentiated as such."""
+    primitive = Primitive(name)
+    primitive.multiple_results = True
+    run = jax.jit(definition, static_argnums=0)
+
+    def as_defined(*arrays: Array, static: Any) -> Arrays:
+        return run(static, *arrays)
+
+    def batch(arrays: Sequence[Array], dims: Sequence[Any], *, static: Any) -> tuple[Arrays, Sequence[int]]:
+        size = next(x.shape[d] for x, d in zip(arrays, dims, strict=True) if d is not None)
+        fronts = [x if d is None else batching.bdim_at_front(x, d, size) for x, d in zip(arrays, dims, strict=True)]
+        outputs = jax.vmap(functools.partial(definition, static), [None if d is None else 0 for d in dims])(*fronts)
+        return outputs, [0] * len(outputs)
+
+    def jvp(primals: Sequence[Array], tangents: Sequence[Any], *, static: Any) -> tuple[Arrays, Arrays]:
+        moved = tuple(map(ad.instantiate_zeros, tangents))
+        return primitive.bind(*primals, static=static), jax.jvp(functools.partial(definition, static), tuple(primals), moved)[1]
+
+    primitive.def_impl(jax.jit(lambda *arrays, static: primitive.bind(*arrays, static=static), static_argnames="static"))
+    primitive.def_abstract_eval(lambda *avals, static: run.trace(static, *avals).jaxpr.out_avals)
+    mlir.register_lowering(primitive, mlir.lower_fun(as_defined, multiple_results=True))
+    batching.primitive_batchers[primitive] = batch
+    ad.primitive_jvps[primitive] = jvp
+    return primitive
+
+
+def _whole(context: Any) -> bool:
+    """Whether what is lowered runs on one device as it stands, or on each of several."""
+    module = context.module_context
+    devices = getattr(module.axis_context, "num_devices", None)
+    manual = getattr(module.axis_context, "manual_axes", None)
+    alone = devices == 1 if manual is None else manual == frozenset(module.axis_context.mesh.axis_names)
+    return alone and not module.lowering_parameters.for_export
+
+
+def _known(x: Array) -> bool:
+    """Whether the library takes an array: it has elements, sizes that are numbers, and a type that the library has."""
+    sizes = all(isinstance(n, int) and n > 0 for n in x.shape)
+    return sizes and (x.dtype.name in _FLOATS or not jnp.issubdtype(x.dtype, jnp.inexact))
