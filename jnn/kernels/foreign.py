@@ -79,11 +79,11 @@ def differentiable(definition: Definition, forward: Definition, backward: Callab
     ad.primitive_transposes[tangent] = transpose
 
     @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-    def run(static: Any, *arrays: Array) -> Arrays:
+    def run(static: Any, *arrays: Array) -> Any:
         return forward(static, *arrays)[0]
 
     @run.defjvp
-    def jvp(static: Any, primals: Arrays, moved: Arrays) -> tuple[Arrays, Arrays]:
+    def jvp(static: Any, primals: Arrays, moved: Arrays) -> Any:
         outputs, residuals = forward(static, *primals)
         options = (("static", static), ("count", len(primals)), ("outputs", len(outputs)))
         return outputs, tuple(tangent.bind(*alike(*moved, *primals, *residuals), static=options))

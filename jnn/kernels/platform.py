@@ -38,6 +38,11 @@ def lowering(*, native: bool, library: bool = False) -> Iterator[None]:
         _library.reset(tokens[1])
 
 
+def exact_products() -> bool:
+    """Whether ``jax.default_matmul_precision`` bars algorithms that multiply other numbers than those that are given."""
+    return getattr(jax.config, "jax_default_matmul_precision", None) in ("highest", "float32")
+
+
 def settled(x: Array) -> Array:
     """``x``, as one value that is computed before it is used: for what is broadcast to many elements.
 
