@@ -81,7 +81,7 @@ def test_a_winograd_convolution_errs_no_more_than_xlas(rng, monkeypatch):
     errors = []
     for native in (False, True):
         jax.clear_caches()
-        with lowering(native=native, library=True):
+        with lowering(native=native):
             y = F.conv2d(jnp.asarray(x, jnp.float32), jnp.asarray(w, jnp.float32), padding=1)
             errors.append(np.abs(np.asarray(y, np.float64) - np.asarray(F.conv2d(x, w, padding=1))).max())
     assert errors[0] < 2 * errors[1]

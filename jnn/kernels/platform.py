@@ -28,7 +28,7 @@ def by_library() -> bool:
 
 
 @contextmanager
-def lowering(*, native: bool, library: bool = False) -> Iterator[None]:
+def lowering(*, native: bool, library: bool = True) -> Iterator[None]:
     """Trace with XLA's own lowerings, or with those for a CPU, by jnn's ``library`` or not. What was compiled outside stays as it is."""
     tokens = _native.set(native), _library.set(library)
     try:
