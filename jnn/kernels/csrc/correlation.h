@@ -114,7 +114,7 @@ class Rows {
 template <class T>
 void correlate(ffi::ThreadPool& pool, const Channels& c, const Grid& grid, const T* g, const T* x, T* w) {
   const int64_t taps = grid.taps.size(), in_size = product(grid.in), an_image = product(grid.places), all = c.groups * c.out;
-  const int64_t wanted = std::clamp(kMostSums / (all * c.in * taps), int64_t{1}, kParts);
+  const int64_t wanted = std::clamp(std::min(kMostSums / (all * c.in * taps), kParts / c.groups), int64_t{1}, kParts);
   const Rows<T> rows(grid, c, wanted);
   const Parts parts(rows.cut().slabs(), (rows.cut().slabs() + wanted - 1) / wanted), panels(c.out, kMostRows);
   const int64_t tasks_wanted = kTasksAThread * pool.num_threads(), width = rows.width();

@@ -21,12 +21,12 @@ class Plan {
  public:
   // One tap's share: the lanes that stand inside the input, and where the first lane, or the first of these, reads.
   struct Read {
-    int32_t tap, from;
+    int32_t from;
     Mask mask;
   };
 
   // Lanes are as far apart in the input as steps are. Rows that are as long as the input's follow each other.
-  Plan(const Grid& grid) : step_(grid.in_step[2]) {
+  Plan(const Grid& grid) : step_(grid.in_step[2]), taps_(grid.taps.size()) {
     const bool flat = grid.in_step == Ints{1, 1, 1} && grid.places[2] == grid.in[2];
     auto source = [&](const Ints& place, const Tap& tap, Ints* at) {
       bool inside = true;
@@ -40,7 +40,7 @@ class Plan {
   }
 
   // Of the input's gradient: the lanes that a tap reaches read neighbours, where the stride leaves others out.
-  Plan(const Geometry& geometry, const Grid& grid) : step_(0) {
+  Plan(const Geometry& geometry, const Grid& grid) : step_(0), taps_(grid.taps.size()) {
     auto source = [&](const Ints& place, const Tap& tap, Ints* at) {
       bool inside = true;
       for (int d = 0; d < 3; ++d) {
@@ -58,24 +58,29 @@ class Plan {
   Mask own(int64_t vector) const { return own_[vector]; }
   int64_t place(int64_t vector) const { return places_[vector]; }
 
-  // Calls use(tap, what it reads) for the taps that reach into the image from a vector of places.
+  // Calls use(tap, what it reads) for all taps, those too that do not reach into the image: a branch for each would cost more.
   template <class Use>
   void read(const T* image, int64_t vector, const Use& use) const {
-    for (const Read* r = reads_.data() + begins_[vector]; r != reads_.data() + begins_[vector + 1]; ++r)
-      use(r->tap, step_ ? load_masked(image + r->from, r->mask, step_) : load_spread(image + r->from, r->mask));
+    const Read* read = reads_.data() + vector * taps_;
+    if (step_ == 1) {
+      for (int64_t t = 0; t < taps_; ++t) use(t, load_masked(image + read[t].from, read[t].mask, 1));
+    } else if (step_) {
+      for (int64_t t = 0; t < taps_; ++t) use(t, load_masked(image + read[t].from, read[t].mask, step_));
+    } else {
+      for (int64_t t = 0; t < taps_; ++t) use(t, load_spread(image + read[t].from, read[t].mask));
+    }
   }
 
  private:
   template <class Source>
   void build(const Grid& grid, bool flat, const Source& source) {
     const int64_t rows = grid.places[0] * grid.places[1], columns = grid.places[2], length = flat ? rows * columns : columns;
-    begins_.push_back(0);
     for (int64_t row = 0; row < (flat ? 1 : rows); ++row)
       for (int64_t x = 0; x < length; x += kLanes<T>) {
         const int64_t first = row * columns + x, count = std::min<int64_t>(kLanes<T>, length - x);
         own_.push_back(between(0, count)), places_.push_back(first);
         for (size_t t = 0; t < grid.taps.size(); ++t) {
-          Read read{static_cast<int32_t>(t), 0, 0};
+          Read read{0, 0};
           for (int64_t lane = 0; lane < count; ++lane) {
             const int64_t place = first + lane;
             Ints at;
@@ -83,15 +88,14 @@ class Plan {
             if (!read.mask) read.from = (at[0] * grid.in[1] + at[1]) * grid.in[2] + at[2] - lane * step_;
             read.mask |= 1u << lane;
           }
-          if (read.mask) reads_.push_back(read);
+          reads_.push_back(read);
         }
-        begins_.push_back(reads_.size());
       }
   }
 
-  int64_t step_;
+  int64_t step_, taps_;
   std::vector<Mask> own_;
-  std::vector<int64_t> places_, begins_;
+  std::vector<int64_t> places_;
   std::vector<Read> reads_;
 };
 

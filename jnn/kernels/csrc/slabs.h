@@ -76,12 +76,13 @@ class Layout {
 
   // The slab's input, of `channels` channels from x on, which is one of `in_channels` of its first image.
   void fill(const Slab& slab, const T* x, int64_t channels, int64_t in_channels, T* to) const {
+    std::vector<Mask> masks;
+    for (const Ints& phase : phases_) append_masks(phase[2], &masks);
+    const int64_t vectors = masks.size() / phases_.size();
     for (int64_t c = 0; c < channels; ++c)
-      for (const Ints& phase : phases_) {
+      for (size_t p = 0; p < phases_.size(); ++p, to += places())
         for (int64_t i = 0; i < slab.images; ++i)
-          fill(slab, phase, x + ((slab.image + i) * in_channels + c) * product(grid_.in), to + i * image());
-        to += places();
-      }
+          fill(slab, phases_[p], masks.data() + p * vectors, x + ((slab.image + i) * in_channels + c) * product(grid_.in), to + i * image());
     std::fill(to, to + kSlack, T{0});
   }
 
@@ -97,23 +98,30 @@ class Layout {
   }
 
  private:
-  // Of one channel and phase. Rows are stored by whole vectors, the rest of which the next row overwrites.
-  void fill(const Slab& slab, const Ints& phase, const T* x, T* to) const {
-    const int64_t step = grid_.in_step[2], left = low_[2] + phase[2], columns = grid_.in[2];
+  // The lanes of a row's vectors that stand inside the input.
+  void append_masks(int64_t phase, std::vector<Mask>* masks) const {
+    const int64_t step = grid_.in_step[2], left = low_[2] + phase, columns = grid_.in[2];
     const int64_t first = left < 0 ? std::min((-left + step - 1) / step, row()) : 0;
     const int64_t end = std::clamp(left < columns ? (columns - 1 - left) / step + 1 : 0, first, row());
-    for (int64_t z = 0; z < slab.size[0] + reach_[0]; ++z)
-      for (int64_t y = 0; y < slab.size[1] + reach_[1]; ++y) {
-        const int64_t depth = (slab.begin[0] + z) * grid_.in_step[0] + low_[0] + phase[0];
-        const int64_t row = (slab.begin[1] + y) * grid_.in_step[1] + low_[1] + phase[1];
-        const bool inside = depth >= 0 && depth < grid_.in[0] && row >= 0 && row < grid_.in[1];
-        const T* from = x + (depth * grid_.in[1] + row) * columns + left;
-        T* out = to + (z * input_[1] + y) * input_[2];
-        for (int64_t at = 0; at < input_[2]; at += kLanes<T>) {
-          const int64_t begin = std::max(first - at, int64_t{0}), stop = std::min<int64_t>(end - at, kLanes<T>);
-          store(out + at, inside && begin < stop ? load_masked(from + at * step, between(begin, stop), step) : Vector<T>{});
-        }
+    for (int64_t at = 0; at < row(); at += kLanes<T>)
+      masks->push_back(between(std::clamp<int64_t>(first - at, 0, kLanes<T>), std::clamp<int64_t>(end - at, 0, kLanes<T>)));
+  }
+
+  // Of one channel and phase. Rows are stored by whole vectors, the rest of which the next row overwrites.
+  void fill(const Slab& slab, const Ints& phase, const Mask* masks, const T* x, T* to) const {
+    const int64_t step = grid_.in_step[2], columns = grid_.in[2], rows = slab.size[1] + reach_[1], length = row();
+    for (int64_t z = 0; z < slab.size[0] + reach_[0]; ++z) {
+      const int64_t depth = (slab.begin[0] + z) * grid_.in_step[0] + low_[0] + phase[0];
+      const bool inside = depth >= 0 && depth < grid_.in[0];
+      int64_t row = slab.begin[1] * grid_.in_step[1] + low_[1] + phase[1];
+      const T* from = x + (depth * grid_.in[1] + row) * columns + low_[2] + phase[2];
+      T* out = to + z * this->depth();
+      for (int64_t y = 0; y < rows; ++y, row += grid_.in_step[1], from += grid_.in_step[1] * columns, out += length) {
+        const bool read = inside && row >= 0 && row < grid_.in[1];
+        for (int64_t at = 0; at < length; at += kLanes<T>)
+          store(out + at, read ? load_masked(from + at * step, masks[at / kLanes<T>], step) : Vector<T>{});
       }
+    }
   }
 
   struct Shift {
@@ -154,19 +162,23 @@ void convolve(ffi::ThreadPool& pool, const Channels& c, const Grid& grid, const 
   parallel(pool, layout.cut().slabs() * c.groups, [&](int64_t task) {
     const int64_t group = task % c.groups;
     const Slab slab = layout.cut().slab(task / c.groups);
-    const int64_t tiles = (layout.length(slab) + width - 1) / width, parts = slab.images * slab.size[0];
-    const auto input = memory<T>(c.in * layout.channel() + layout.kSlack), sums = memory<T>(kMostRows * parts * tiles * width);
+    const int64_t parts = slab.images * slab.size[0], tiles_of_part = (layout.length(slab) + width - 1) / width;
+    const int64_t tiles_of_whole = (layout.whole(slab) + width - 1) / width;
+    // Tiles go through the slab from end to end, or begin anew with each depth, whichever are fewer.
+    const bool through = tiles_of_whole <= parts * tiles_of_part;
+    const int64_t tiles = through ? tiles_of_whole : parts * tiles_of_part, pitch = tiles * width;
+    auto place = [&](int64_t part) { return part / slab.size[0] * layout.image() + part % slab.size[0] * layout.depth(); };
+    const auto input = memory<T>(c.in * layout.channel() + layout.kSlack), sums = memory<T>(kMostRows * pitch);
     layout.fill(slab, x + group * c.in * in_size, c.in, c.groups * c.in, input.get());
     for (int64_t r = 0; r < rows.parts; ++r) {
       const int64_t first = group * c.out + rows.begin(r), count = rows.size(r);
-      for (int64_t part = 0; part < parts; ++part) {
-        const T* from = input.get() + part / slab.size[0] * layout.image() + part % slab.size[0] * layout.depth();
-        for (int64_t t = 0; t < tiles; ++t)
-          kTiles<T>[count - 1](depth, weights.get() + first * depth, from + t * width, offsets.data(), sums.get() + (part * tiles + t) * width, parts * tiles * width, false);
+      for (int64_t t = 0; t < tiles; ++t) {
+        const int64_t from = through ? t * width : place(t / tiles_of_part) + t % tiles_of_part * width;
+        kTiles<T>[count - 1](depth, weights.get() + first * depth, input.get() + from, offsets.data(), sums.get() + t * width, pitch, false);
       }
       for (int64_t i = 0; i < count; ++i)
         for (int64_t part = 0; part < parts; ++part)
-          write(grid, slab, part % slab.size[0], layout.row(), sums.get() + (i * parts + part) * tiles * width,
+          write(grid, slab, part % slab.size[0], layout.row(), sums.get() + i * pitch + (through ? place(part) : part * tiles_of_part * width),
                 y + ((slab.image + part / slab.size[0]) * c.groups * c.out + first + i) * out_size);
     }
   });
