@@ -1,6 +1,7 @@
 // Convolutions, their gradients by the input and by the weight.
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <string_view>
 
@@ -23,6 +24,8 @@ using Out = ffi::Result<ffi::AnyBuffer>;
 
 // A copy for each run of places along a row is what patches cost, in rows of a product; in steps of more than 1, twice that.
 constexpr double kCopy = 4;
+// What a row's vector costs that is copied for slabs.
+constexpr double kRow = 9;
 // What Winograd's transforms cost, as a factor of its products, and of how many channels on they are worth it.
 constexpr double kTransforms = 1.5;
 constexpr int64_t kChannels = 16;
@@ -38,15 +41,20 @@ struct Choice {
 // Depthwise: few outputs, of a channel of their own.
 bool by_channel(const Channels& c) { return c.groups > 1 && c.in == 1 && c.out <= 2; }
 
-// Whether the columns that slabs have between rows, and whole tiles, cost less than patches do.
+// Whether the columns that slabs have between rows, whole tiles, and the rows that are copied cost less than patches do.
 template <class T>
 bool by_slabs(const Channels& c, const Grid& grid) {
-  int64_t low = 0, high = 0;
-  for (const Tap& tap : grid.taps) low = std::min(low, tap.offset[2]), high = std::max(high, tap.offset[2]);
-  const int64_t pitch = grid.places[2] + (high - low) / grid.in_step[2], width = kTileColumns<T>;
-  const double spread = double((grid.places[1] * pitch + width - 1) / width * width) / (grid.places[1] * grid.places[2]);
-  const double copies = kCopy * std::max(1.0, double(kLanes<T>) / grid.places[2]) * (grid.in_step[2] > 1 ? 2 : 1);
-  return c.out * spread <= c.out + copies;
+  Ints low = grid.taps.empty() ? Ints{0, 0, 0} : grid.low(), reach{0, 0, 0};
+  for (const Tap& tap : grid.taps)
+    for (int d = 0; d < 3; ++d) reach[d] = std::max(reach[d], tap.offset[d] - low[d]);
+  double phases = 1;
+  for (int d = 0; d < 3; ++d) phases *= std::min(grid.in_step[d], reach[d] + 1);
+  const double rows = grid.places[1] + reach[1] / grid.in_step[1], pitch = grid.places[2] + reach[2] / grid.in_step[2];
+  const double width = kTileColumns<T>, lanes = kLanes<T>, places = grid.places[1] * grid.places[2], taps = std::max<size_t>(1, grid.taps.size());
+  const double spread = std::ceil(grid.places[1] * pitch / width) * width / places;
+  const double copied = kRow * phases * rows * std::ceil(pitch / lanes) * width / (taps * places);
+  const double copies = kCopy * std::max(1.0, lanes / grid.places[2]) * (grid.in_step[2] > 1 ? 2 : 1);
+  return c.out * spread + copied <= c.out + copies;
 }
 
 // Whether Winograd's products, of 4 for an output and not 9, are fewer even with the tiles between rows and images.
