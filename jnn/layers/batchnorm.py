@@ -14,7 +14,8 @@ from ..core import checks, dtypes
 from ..core.function import function
 from ..core.spec import Layer, buffer, config, layer, param
 from ..core.spread import Shards, find_shards, parse_group
-from .normalization import affine, check_affine, moments, ones_and_zeros, shared_moments, standardized
+from ..kernels.normalization import Layout, normalized
+from .normalization import affine, check_affine, ones_and_zeros, shared_moments
 
 Array = jax.Array
 
@@ -41,17 +42,17 @@ def _by_input(
     checks.require(values != 1, who, "statistics need more than one value per channel", ValueError, **{"input.shape": input.shape})
     x = input.astype(dtypes.accumulator(input.dtype))
     if shards is None:
-        center, variance, _ = moments(x, axes)
-        scaled = standardized(x, axes, eps)
+        output, center, variance = normalized(Layout(1, 2, 2, eps, across=axes[:1] == (0,)), x, weight, bias)
+        output = output.astype(input.dtype)
     else:
         split = x.reshape(parts, x.shape[0] // parts, *x.shape[1:])
         center, variance, deviation = shared_moments(split, tuple(a + 1 for a in axes), shards)
         scaled = (deviation * lax.rsqrt(variance + eps)).reshape(x.shape)
-        center, variance, count = center[0], variance[0], count * shards.count
-    output = affine(scaled, _per_channel(input), weight, bias, input.dtype)
-    rest = (0, *range(2, input.ndim))
+        output = affine(scaled, _per_channel(input), weight, bias, input.dtype)
+        center, variance, count = center[0].reshape(-1), variance[0].reshape(-1), count * shards.count
+    center, variance = (v.reshape(-1, input.shape[1]).mean(0) for v in (center, variance))
     unbiased = count / (max(count - 1, 1) if isinstance(count, int) else jnp.maximum(count - 1, 1).astype(variance.dtype))
-    return output, jnp.mean(center, rest), jnp.mean(variance, rest) * unbiased
+    return output, center, variance * unbiased
 
 
 def _by_running(

@@ -1,0 +1,66 @@
+// Rows of any length, vector by vector.
+#pragma once
+
+#include <cstdint>
+#include <type_traits>
+#include <utility>
+
+#include "functions.h"
+#include "vector.h"
+
+namespace jnn {
+
+// All lanes of a vector, and the first few.
+template <class T>
+struct Whole {
+  static Vector<T> load(const T* from) { return jnn::load(from); }
+  static void store(T* to, Vector<T> v) { jnn::store(to, v); }
+  // v in the lanes that count, else `other`.
+  static Vector<T> keep(Vector<T> v, T = 0) { return v; }
+};
+
+template <class T>
+using Integers = Vector<std::make_signed_t<Bits<T>>>;
+
+// 0, 1, 2, ...
+template <class T, size_t... i>
+inline Integers<T> numbered(std::index_sequence<i...>) {
+  return Integers<T>{i...};
+}
+
+template <class T>
+struct Part {
+  Mask mask;
+  Integers<T> inside;
+  explicit Part(int count) : mask(between(0, count)), inside(numbered<T>(std::make_index_sequence<kLanes<T>>()) < count) {}
+  Vector<T> load(const T* from) const { return load_masked(from, mask, 1); }
+  void store(T* to, Vector<T> v) const { store_masked(to, v, mask, 1); }
+  Vector<T> keep(Vector<T> v, T other = 0) const { return select<T>(inside, v, broadcast(other)); }
+};
+
+// So many sums of a row are taken side by side: an addition need not wait for the one before it.
+constexpr int kWays = 4;
+template <int i>
+using Way = std::integral_constant<int, i>;
+
+// run(at, way, lanes) for each vector of n numbers, which begins at `at`; `lanes` are Whole or, of the last one, Part.
+template <class T, class Run>
+inline void vectors(int64_t n, const Run& run) {
+  constexpr int64_t lanes = kLanes<T>;
+  int64_t at = 0;
+  for (; at + kWays * lanes <= n; at += kWays * lanes) {
+    run(at, Way<0>{}, Whole<T>{});
+    run(at + lanes, Way<1>{}, Whole<T>{});
+    run(at + 2 * lanes, Way<2>{}, Whole<T>{});
+    run(at + 3 * lanes, Way<3>{}, Whole<T>{});
+  }
+  for (; at + lanes <= n; at += lanes) run(at, Way<0>{}, Whole<T>{});
+  if (at < n) run(at, Way<1>{}, Part<T>(n - at));
+}
+
+template <class T>
+inline Vector<T> joined(const Vector<T> (&ways)[kWays]) {
+  return (ways[0] + ways[1]) + (ways[2] + ways[3]);
+}
+
+}  // namespace jnn
