@@ -16,6 +16,7 @@ from .platform import native, settled
 from .sums import repeats
 
 Array = jax.Array
+Arrays = tuple[Array, ...]
 Ints = tuple[int, ...]
 
 _SHORT_ROW = 1000
@@ -29,6 +30,7 @@ class Layout(NamedTuple):
         eps: added to the variance.
         across: whether samples share their statistics; groups then have one member.
         centered: whether the mean is taken off; else the variance is the mean square.
+        given: whether mean and variance are given, and not of the array.
     """
 
     groups: int
@@ -37,30 +39,38 @@ class Layout(NamedTuple):
     eps: float
     across: bool = False
     centered: bool = True
+    given: bool = False
 
     def axes(self, x: Array) -> Ints:
         """Those that statistics are taken over."""
         return (*range(self.groups if self.across else 0), *range(self.members, x.ndim))
 
-    def broadcast(self, x: Array, of_channel: Array) -> Array:
+    def spread(self, of_channel: Array, x: Array) -> Array:
         """A value for each member of each group, in a shape that broadcasts with ``x``."""
-        shape = x.shape[self.groups : self.places]
-        return of_channel.astype(x.dtype).reshape((1,) * self.groups + shape + (1,) * (x.ndim - self.places))
+        return of_channel.reshape((1,) * self.groups + of_channel.shape + (1,) * (x.ndim - self.places))
 
 
-def normalized(layout: Layout, x: Array, weight: Array | None, bias: Array | None) -> tuple[Array, Array, Array]:
+def normalized(layout: Layout, x: Array, weight: Array | None, bias: Array | None) -> Arrays:
     """``(x - mean) / sqrt(variance + eps) * weight + bias``; the mean and the biased variance, through which no gradient flows.
 
     ``weight`` and ``bias`` have a value for each member of each group, in any shape. What is returned has the dtype of ``x``.
     """
+    return _normalized(layout, x, *_of_channels(layout, x, weight, bias))
+
+
+def normalized_by(layout: Layout, x: Array, mean: Array, variance: Array, weight: Array | None, bias: Array | None) -> Array:
+    """``(x - mean) / sqrt(variance + eps) * weight + bias`` with a mean and a variance for each member of each group."""
+    return _normalized_by(layout._replace(given=True), x, *_of_channels(layout, x, mean, variance, weight, bias))[0]
+
+
+def _of_channels(layout: Layout, x: Array, *arrays: Array | None) -> Arrays:
+    """``arrays`` by group and member in the dtype of ``x``, the last two being a weight and a bias."""
     shape = x.shape[layout.groups : layout.places]
-    weight = jnp.ones(shape, x.dtype) if weight is None else weight.astype(x.dtype).reshape(shape)
-    bias = jnp.zeros(shape, x.dtype) if bias is None else bias.astype(x.dtype).reshape(shape)
-    y, mean, variance = _normalized(layout, x, weight, bias)
-    return y, mean, variance
+    missing = (0,) * (len(arrays) - 2) + (1, 0)
+    return tuple(jnp.full(shape, m, x.dtype) if a is None else a.astype(x.dtype).reshape(shape) for a, m in zip(arrays, missing))
 
 
-def _as_defined(layout: Layout, x: Array, weight: Array, bias: Array) -> tuple[Array, Array, Array]:
+def _as_defined(layout: Layout, x: Array, weight: Array, bias: Array) -> Arrays:
     axes = layout.axes(x)
     if layout.centered:
         center, variance, _ = moments(x, axes)
@@ -69,31 +79,50 @@ def _as_defined(layout: Layout, x: Array, weight: Array, bias: Array) -> tuple[A
         variance = jnp.mean(jnp.square(x), axes, keepdims=True)
         y, center = x * lax.rsqrt(variance + layout.eps), jnp.zeros_like(variance)
     mean, variance = (lax.stop_gradient(lax.squeeze(v, axes)) for v in (center, variance))
-    return y * layout.broadcast(x, weight) + layout.broadcast(x, bias), mean, variance
+    return y * layout.spread(weight, x) + layout.spread(bias, x), mean, variance
 
 
-def _slopes_as_defined(layout: Layout, g: Array, mean: Array, variance: Array, x: Array, weight: Array) -> tuple[Array, ...]:
-    bias = jnp.zeros_like(weight)
-    return jax.vjp(lambda *arrays: _as_defined(layout, *arrays)[0], x, weight, bias)[1](g)
+def _by_given(layout: Layout, x: Array, *of_channels: Array) -> Arrays:
+    mean, variance, weight, bias = (layout.spread(v, x) for v in of_channels)
+    return ((x - mean) * lax.rsqrt(variance + layout.eps) * weight + bias,)
+
+
+def _slopes(layout: Layout, g: Array, x: Array, mean: Array, variance: Array, weight: Array) -> Arrays:
+    def of(x: Array, weight: Array, bias: Array) -> Array:
+        return _by_given(layout, x, mean, variance, weight, bias)[0] if layout.given else _as_defined(layout, x, weight, bias)[0]
+
+    return jax.vjp(of, x, weight, jnp.zeros_like(weight))[1](g)
 
 
 def _attributes(layout: Layout) -> dict[str, Any]:
     firsts = np.array([layout.groups, layout.members, layout.places], np.int64)
-    return {"firsts": firsts, "across": layout.across, "centered": layout.centered, "eps": np.float64(layout.eps)}
+    return {"firsts": firsts, "eps": np.float64(layout.eps)} | {name: getattr(layout, name) for name in ("across", "centered", "given")}
 
 
 _forward = foreign("jnn_norm", _as_defined, _attributes)
-_backward = foreign("jnn_norm_backward", _slopes_as_defined, _attributes)
+_forward_by_given = foreign("jnn_norm_by_given", _by_given, _attributes)
+_backward = foreign("jnn_norm_backward", _slopes, _attributes)
 
 
-def _with_residuals(layout: Layout, *arrays: Array) -> tuple[Any, Any]:
+def _with_residuals(layout: Layout, *arrays: Array) -> tuple[Arrays, Arrays]:
     outputs = _forward(layout, *arrays)
     return outputs, outputs[1:]
 
 
-_normalized = differentiable(
-    _as_defined, _with_residuals, lambda layout, cotangents, residuals, arrays: _backward(layout, cotangents[0], *residuals, *arrays[:2])
-)
+def _slopes_of_all(layout: Layout, cotangents: Arrays, residuals: Arrays, arrays: Arrays) -> Arrays:
+    x, weight, _ = arrays
+    return _backward(layout, cotangents[0], x, *residuals, weight)
+
+
+def _slopes_by_given(layout: Layout, cotangents: Arrays, _: Arrays, arrays: Arrays) -> Arrays:
+    x, mean, variance, weight, _ = arrays
+    by_x, by_weight, by_bias = _backward(layout, cotangents[0], x, mean, variance, weight)
+    scale = lax.rsqrt(variance + layout.eps)
+    return by_x, -by_bias * weight * scale, by_weight * weight * jnp.square(scale) / -2, by_weight, by_bias
+
+
+_normalized = differentiable(_as_defined, _with_residuals, _slopes_of_all)
+_normalized_by = differentiable(_by_given, lambda layout, *arrays: (_forward_by_given(layout, *arrays), ()), _slopes_by_given)
 
 
 def moments(x: Array, axes: Ints) -> tuple[Array, Array, Array]:

@@ -14,7 +14,7 @@ from ..core import checks, dtypes
 from ..core.function import function
 from ..core.spec import Layer, buffer, config, layer, param
 from ..core.spread import Shards, find_shards, parse_group
-from ..kernels.normalization import Layout, normalized
+from ..kernels.normalization import Layout, normalized, normalized_by
 from .normalization import affine, check_affine, ones_and_zeros, shared_moments
 
 Array = jax.Array
@@ -62,10 +62,8 @@ def _by_running(
     if center is None or variance is None:
         checks.fail(who, "running_mean and running_var must be given when the input's statistics are not used", RuntimeError)
     check_affine(who, input, input.shape[1:2], running_mean=center, running_var=variance, weight=weight, bias=bias)
-    shape, dtype = _per_channel(input), dtypes.accumulator(input.dtype)
-    scale = lax.rsqrt(variance.astype(dtype) + eps)
-    deviation = input.astype(dtype) - center.astype(dtype).reshape(shape)
-    return affine(deviation * scale.reshape(shape), shape, weight, bias, input.dtype)
+    x = input.astype(dtypes.accumulator(input.dtype))
+    return normalized_by(Layout(1, 2, 2, eps, across=True), x, center, variance, weight, bias).astype(input.dtype)
 
 
 def _check_eps(who: str, eps: float, training: bool) -> None:

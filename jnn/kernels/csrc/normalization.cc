@@ -19,17 +19,18 @@ namespace jnn {
 namespace {
 
 // A task has so many numbers at least, to be worth a thread's while.
-constexpr int64_t kTask = 16384;
+constexpr int64_t kTask = 32768;
 // Gradients by weights of single numbers are sums of so many partial ones at most, each over so many rows at least.
 constexpr int64_t kMostPartial = 32, kLeastRows = 4;
 // Where statistics are taken across samples, rows of fewer places than these are read column by column.
 constexpr int64_t kLeastPlaces = 16;
 
 // x is (batch, groups, members, places), a weight (groups, members). Each group of each sample is an item, which has its mean and
-// variance; `across` samples it is each group, of one member, in all of them. Items are read by runs of neighbours.
+// variance; `across` samples it is each group, of one member, in all of them. Items are read by runs of neighbours. Not `centered`, the
+// mean counts as 0. `given`, mean and variance are no functions of x.
 struct Layout {
   int64_t batch, groups, members, places;
-  bool across, centered;
+  bool across, centered, given;
   double eps;
 
   int64_t channels() const { return groups * members; }
@@ -47,14 +48,14 @@ struct Layout {
 
 template <class T>
 struct Forward {
-  const T *x, *w, *b;
+  const T *x, *w, *b, *given_mean, *given_variance;
   T *y, *mean, *variance;
 };
 
 // The gradients by x, w and b for the cotangent g of y.
 template <class T>
 struct Backward {
-  const T *g, *mean, *variance, *x, *w;
+  const T *g, *x, *mean, *variance, *w;
   T *dx, *dw, *db;
 };
 
@@ -70,12 +71,19 @@ inline Vector<T> weights(const T* w, int64_t at, const Lanes& lanes) {
   else return broadcast(*w);
 }
 
+template <class T>
+Statistics<T> statistics_of(const Layout& l, const Forward<T>& a, int64_t item) {
+  if (l.given) return {a.given_mean[item % l.groups], a.given_variance[item % l.groups]};
+  const int64_t runs = l.across ? l.runs() : 1;
+  const Statistics<T> found = statistics(a.x + l.begin(item), runs, l.pitch(), l.size() / runs, l.centered);
+  a.mean[item] = found.mean;
+  a.variance[item] = found.variance;
+  return found;
+}
+
 template <bool by_number, class T>
 void forward_item(const Layout& l, const Forward<T>& a, int64_t item) {
-  const int64_t runs = l.across ? l.runs() : 1;
-  const Statistics<T> s = statistics(a.x + l.begin(item), runs, l.pitch(), l.size() / runs, l.centered);
-  a.mean[item] = s.mean;
-  a.variance[item] = s.variance;
+  const Statistics<T> s = statistics_of(l, a, item);
   const T scale = scale_of(l, s.variance);
   for (int64_t run = 0; run < l.runs(); ++run) {
     const int64_t begin = l.begin(item) + run * l.pitch(), channel = item % l.groups * l.members + (l.across ? 0 : run);
@@ -115,6 +123,7 @@ Slopes<Vector<T>> slopes_of_run(int64_t n, const T* x, const T* g, const T* w, T
 // Of an item's weighted slopes, what all its gradients by x have off: g w scale - shift - deviation stretch.
 template <class T>
 Slopes<T> shared(const Layout& l, T scale, Slopes<T> sums) {
+  if (l.given) return {};
   return {l.centered ? sums.shift * scale / l.size() : 0, sums.stretch * (scale * scale * scale) / l.size()};
 }
 
@@ -172,6 +181,19 @@ struct Columns {
   T* operator[](int row) const { return numbers.get() + row * width; }
 };
 
+// The mean of each column of x, and the sum of squared deviations from it.
+template <class T>
+void moments_by_column(const Layout& l, const T* x, int64_t width, T* mean, T* square) {
+  blocks<T>(width, [&](int64_t at, auto count, auto lanes) {
+    Moments<T> found[count];
+    moments_of_columns(x + at, l.batch, l.sample(), lanes, found);
+    for (int i = 0; i < count; ++i) {
+      lanes.store(mean + at + i * kLanes<T>, found[i].mean);
+      lanes.store(square + at + i * kLanes<T>, found[i].square);
+    }
+  });
+}
+
 // Channels from `first` on, column by column.
 template <class T>
 void forward_by_column(const Layout& l, const Forward<T>& a, int64_t first, int64_t channels) {
@@ -180,18 +202,12 @@ void forward_by_column(const Layout& l, const Forward<T>& a, int64_t first, int6
   T* y = a.y + first * n;
   const Columns<T, 3> columns(width);
   T *mean = columns[0], *factor = columns[1], *bias = columns[2];
-  blocks<T>(width, [&](int64_t at, auto count, auto lanes) {
-    Moments<T> found[count];
-    moments_of_columns(x + at, l.batch, l.sample(), lanes, found);
-    for (int i = 0; i < count; ++i) {
-      lanes.store(mean + at + i * kLanes<T>, found[i].mean);
-      lanes.store(factor + at + i * kLanes<T>, found[i].square);
-    }
-  });
+  if (!l.given) moments_by_column(l, x, width, mean, factor);
   for (int64_t c = 0; c < channels; ++c) {
-    const Statistics<T> s = together(mean + c * n, factor + c * n, n, T(l.batch));
-    a.mean[first + c] = s.mean;
-    a.variance[first + c] = s.variance;
+    const T *known_mean = a.given_mean, *known_variance = a.given_variance;
+    const Statistics<T> s = l.given ? Statistics<T>{known_mean[first + c], known_variance[first + c]}
+                                    : together(mean + c * n, factor + c * n, n, T(l.batch));
+    if (!l.given) a.mean[first + c] = s.mean, a.variance[first + c] = s.variance;
     std::fill_n(mean + c * n, n, s.mean);
     std::fill_n(factor + c * n, n, scale_of(l, s.variance) * a.w[first + c]);
     std::fill_n(bias + c * n, n, a.b[first + c]);
@@ -211,10 +227,11 @@ void backward_by_column(const Layout& l, const Backward<T>& a, int64_t first, in
   T *mean = columns[0], *factor = columns[1], *shift = columns[2], *stretch = columns[3];
   for (int64_t c = 0; c < channels; ++c) std::fill_n(mean + c * n, n, a.mean[first + c]);
   blocks<T>(width, [&](int64_t at, auto count, auto lanes) {
-    Slopes<Vector<T>> sums[count];
+    constexpr int vectors = decltype(count)::value;
+    Slopes<Vector<T>> sums[vectors];
     for (int64_t row = 0; row < l.batch; ++row)
 #pragma GCC unroll 4
-      for (int i = 0; i < count; ++i) {
+      for (int i = 0; i < vectors; ++i) {
         const int64_t from = at + i * kLanes<T>;
         const Vector<T> slope = lanes.load(g + row * pitch + from);
         sums[i].shift += slope;
@@ -312,39 +329,59 @@ using Span = ffi::Span<const int64_t>;
 using In = ffi::AnyBuffer;
 using Out = ffi::Result<ffi::AnyBuffer>;
 
-// `firsts`: the axes of x that groups, members and places begin with.
-Layout layout(const In& x, Span firsts, bool across, bool centered, double eps) {
+// What of a normalisation is no array. `firsts`: the axes of x that groups, members and places begin with.
+Layout layout(const In& x, Span firsts, bool across, bool centered, bool given, double eps) {
   int64_t sizes[] = {1, 1, 1, 1};
   const auto dimensions = x.dimensions();
   for (int64_t axis = 0; axis < int64_t(dimensions.size()); ++axis)
     sizes[std::count_if(firsts.begin(), firsts.end(), [&](int64_t first) { return first <= axis; })] *= dimensions[axis];
-  return {sizes[0], sizes[1], sizes[2], sizes[3], across, centered, eps};
+  return {sizes[0], sizes[1], sizes[2], sizes[3], across, centered, given, eps};
 }
 
-ffi::Error forward(ffi::ThreadPool pool, Span firsts, bool across, bool centered, double eps, In x, In w, In b, Out y, Out mean, Out variance) {
+ffi::Error forward(ffi::ThreadPool pool, Span firsts, bool across, bool centered, bool given, double eps, In x, In w, In b, Out y, Out mean,
+                   Out variance) {
   return by_type(x.element_type(), [&](auto zero) {
     using T = decltype(zero);
-    const Forward<T> arrays{data<T>(x), data<T>(w), data<T>(b), data<T>(y), data<T>(mean), data<T>(variance)};
-    normalize(pool, layout(x, firsts, across, centered, eps), arrays);
+    const Forward<T> arrays{data<T>(x), data<T>(w), data<T>(b), nullptr, nullptr, data<T>(y), data<T>(mean), data<T>(variance)};
+    normalize(pool, layout(x, firsts, across, centered, given, eps), arrays);
   });
 }
 
-ffi::Error backward(ffi::ThreadPool pool, Span firsts, bool across, bool centered, double eps, In g, In mean, In variance, In x, In w, Out dx,
-                    Out dw, Out db) {
+ffi::Error by_given(ffi::ThreadPool pool, Span firsts, bool across, bool centered, bool given, double eps, In x, In mean, In variance, In w,
+                    In b, Out y) {
   return by_type(x.element_type(), [&](auto zero) {
     using T = decltype(zero);
-    const Backward<T> arrays{data<T>(g), data<T>(mean), data<T>(variance), data<T>(x), data<T>(w), data<T>(dx), data<T>(dw), data<T>(db)};
-    differentiate(pool, layout(x, firsts, across, centered, eps), arrays);
+    const Forward<T> arrays{data<T>(x), data<T>(w), data<T>(b), data<T>(mean), data<T>(variance), data<T>(y), nullptr, nullptr};
+    Layout l = layout(x, firsts, across, centered, given, eps);
+    // In the order in which x lies.
+    l.across = l.by_column();
+    normalize(pool, l, arrays);
+  });
+}
+
+ffi::Error backward(ffi::ThreadPool pool, Span firsts, bool across, bool centered, bool given, double eps, In g, In x, In mean, In variance,
+                    In w, Out dx, Out dw, Out db) {
+  return by_type(x.element_type(), [&](auto zero) {
+    using T = decltype(zero);
+    const Backward<T> arrays{data<T>(g), data<T>(x), data<T>(mean), data<T>(variance), data<T>(w), data<T>(dx), data<T>(dw), data<T>(db)};
+    differentiate(pool, layout(x, firsts, across, centered, given, eps), arrays);
   });
 }
 
 auto bound() {
-  return ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Attr<Span>("firsts").Attr<bool>("across").Attr<bool>("centered").Attr<double>("eps");
+  return ffi::Ffi::Bind()
+      .Ctx<ffi::ThreadPool>()
+      .Attr<Span>("firsts")
+      .Attr<bool>("across")
+      .Attr<bool>("centered")
+      .Attr<bool>("given")
+      .Attr<double>("eps");
 }
 
 }  // namespace
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jnn_norm, forward, bound().Arg<In>().Arg<In>().Arg<In>().Ret<In>().Ret<In>().Ret<In>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jnn_norm_by_given, by_given, bound().Arg<In>().Arg<In>().Arg<In>().Arg<In>().Arg<In>().Ret<In>());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jnn_norm_backward, backward,
                               bound().Arg<In>().Arg<In>().Arg<In>().Arg<In>().Arg<In>().Ret<In>().Ret<In>().Ret<In>());
 
