@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "rows.h"
+#include "lanes.h"
 #include "vector.h"
 
 namespace jnn {
@@ -87,26 +87,19 @@ Statistics<T> together(const T* means, const T* squares, int64_t n, T count) {
 // Of each of neighbouring columns of vectors, `rows` numbers `pitch` apart in each lane.
 template <class T, int columns, class Lanes>
 inline void moments_of_columns(const T* x, int64_t rows, int64_t pitch, const Lanes& lanes, Moments<T> (&found)[columns]) {
-  constexpr int64_t chunk = 64;
-  for (int64_t begin = 0; begin < rows; begin += chunk, x += chunk * pitch) {
-    const int64_t count = std::min(chunk, rows - begin);
-    Vector<T> sums[columns] = {}, squares[columns] = {};
-    for (int64_t row = 1; row < count; ++row)
+  Vector<T> sums[columns] = {}, squares[columns] = {};
+  for (int64_t row = 1; row < rows; ++row)
 #pragma GCC unroll 4
-      for (int i = 0; i < columns; ++i) sums[i] += lanes.load(x + row * pitch + i * kLanes<T>) - lanes.load(x + i * kLanes<T>);
+    for (int i = 0; i < columns; ++i) sums[i] += lanes.load(x + row * pitch + i * kLanes<T>) - lanes.load(x + i * kLanes<T>);
 #pragma GCC unroll 4
-    for (int i = 0; i < columns; ++i) sums[i] = sums[i] / T(count) + lanes.load(x + i * kLanes<T>);
-    for (int64_t row = 0; row < count; ++row)
+  for (int i = 0; i < columns; ++i) sums[i] = sums[i] / T(rows) + lanes.load(x + i * kLanes<T>);
+  for (int64_t row = 0; row < rows; ++row)
 #pragma GCC unroll 4
-      for (int i = 0; i < columns; ++i) {
-        const Vector<T> deviation = lanes.load(x + row * pitch + i * kLanes<T>) - sums[i];
-        squares[i] += deviation * deviation;
-      }
     for (int i = 0; i < columns; ++i) {
-      const Moments<T> more{broadcast(T(count)), sums[i], squares[i]};
-      begin ? found[i].add(more) : void(found[i] = more);
+      const Vector<T> deviation = lanes.load(x + row * pitch + i * kLanes<T>) - sums[i];
+      squares[i] += deviation * deviation;
     }
-  }
+  for (int i = 0; i < columns; ++i) found[i] = {broadcast(T(rows)), sums[i], squares[i]};
 }
 
 }  // namespace jnn

@@ -8,10 +8,10 @@
 #include <utility>
 
 #include "buffers.h"
+#include "lanes.h"
 #include "moments.h"
 #include "parallel.h"
 #include "products.h"
-#include "rows.h"
 #include "vector.h"
 #include "xla/ffi/api/ffi.h"
 
@@ -24,6 +24,8 @@ constexpr int64_t kTask = 32768;
 constexpr int64_t kMostPartial = 32, kLeastRows = 4;
 // Where statistics are taken across samples, rows of fewer places than these are read column by column.
 constexpr int64_t kLeastPlaces = 16;
+// Rows of columns that are read at a time.
+constexpr int64_t kRows = 32;
 
 // x is (batch, groups, members, places), a weight (groups, members). Each group of each sample is an item, which has its mean and
 // variance; `across` samples it is each group, of one member, in all of them. Items are read by runs of neighbours. Not `centered`, the
@@ -157,7 +159,8 @@ void backward_item(const Layout& l, const Backward<T>& a, int64_t item, T* dw, T
     T* dx = a.dx + begin;
     vectors<T>(l.length(), [&](int64_t at, auto, auto lanes) {
       const Vector<T> factor = scale * weights<by_number>(of_run, at, lanes), deviation = lanes.load(x + at) - mean;
-      lanes.store(dx + at, lanes.load(g + at) * factor - (deviation * off.stretch + off.shift));
+      const Vector<T> less = l.given ? Vector<T>{} : deviation * off.stretch + off.shift;
+      lanes.store(dx + at, lanes.load(g + at) * factor - less);
     });
   }
 }
@@ -181,15 +184,52 @@ struct Columns {
   T* operator[](int row) const { return numbers.get() + row * width; }
 };
 
+// run(row, rows, at, columns, lanes) for blocks as above of some rows at a time, which stay in the cache.
+template <class T, class Run>
+void blocks_of_rows(int64_t batch, int64_t width, const Run& run) {
+  for (int64_t row = 0; row < batch; row += kRows) {
+    const int64_t rows = std::min(kRows, batch - row);
+    blocks<T>(width, [&](int64_t at, auto columns, auto lanes) { run(row, rows, at, columns, lanes); });
+  }
+}
+
 // The mean of each column of x, and the sum of squared deviations from it.
 template <class T>
 void moments_by_column(const Layout& l, const T* x, int64_t width, T* mean, T* square) {
-  blocks<T>(width, [&](int64_t at, auto count, auto lanes) {
+  blocks_of_rows<T>(l.batch, width, [&](int64_t row, int64_t rows, int64_t at, auto count, auto lanes) {
     Moments<T> found[count];
-    moments_of_columns(x + at, l.batch, l.sample(), lanes, found);
-    for (int i = 0; i < count; ++i) {
-      lanes.store(mean + at + i * kLanes<T>, found[i].mean);
-      lanes.store(square + at + i * kLanes<T>, found[i].square);
+    moments_of_columns(x + row * l.sample() + at, rows, l.sample(), lanes, found);
+    for (int i = 0; i < count; ++i, at += kLanes<T>) {
+      Moments<T> all = found[i];
+      if (row) {
+        all = {broadcast(T(row)), lanes.load(mean + at), lanes.load(square + at)};
+        all.add(found[i]);
+      }
+      lanes.store(mean + at, all.mean);
+      lanes.store(square + at, all.square);
+    }
+  });
+}
+
+// Of each column, the sum of g and that of g times x less the mean.
+template <class T>
+void slopes_by_column(const Layout& l, const T* x, const T* g, int64_t width, const T* mean, T* shift, T* stretch) {
+  std::fill_n(shift, width, T{0});
+  std::fill_n(stretch, width, T{0});
+  blocks_of_rows<T>(l.batch, width, [&](int64_t begin, int64_t rows, int64_t at, auto count, auto lanes) {
+    constexpr int columns = decltype(count)::value;
+    Slopes<Vector<T>> sums[columns];
+    for (int64_t row = begin; row < begin + rows; ++row)
+#pragma GCC unroll 4
+      for (int i = 0; i < columns; ++i) {
+        const int64_t column = at + i * kLanes<T>, from = row * l.sample() + column;
+        const Vector<T> slope = lanes.load(g + from);
+        sums[i].shift += slope;
+        sums[i].stretch += slope * (lanes.load(x + from) - lanes.load(mean + column));
+      }
+    for (int i = 0; i < columns; ++i, at += kLanes<T>) {
+      lanes.store(shift + at, lanes.load(shift + at) + sums[i].shift);
+      lanes.store(stretch + at, lanes.load(stretch + at) + sums[i].stretch);
     }
   });
 }
@@ -226,22 +266,7 @@ void backward_by_column(const Layout& l, const Backward<T>& a, int64_t first, in
   const Columns<T, 4> columns(width);
   T *mean = columns[0], *factor = columns[1], *shift = columns[2], *stretch = columns[3];
   for (int64_t c = 0; c < channels; ++c) std::fill_n(mean + c * n, n, a.mean[first + c]);
-  blocks<T>(width, [&](int64_t at, auto count, auto lanes) {
-    constexpr int vectors = decltype(count)::value;
-    Slopes<Vector<T>> sums[vectors];
-    for (int64_t row = 0; row < l.batch; ++row)
-#pragma GCC unroll 4
-      for (int i = 0; i < vectors; ++i) {
-        const int64_t from = at + i * kLanes<T>;
-        const Vector<T> slope = lanes.load(g + row * pitch + from);
-        sums[i].shift += slope;
-        sums[i].stretch += slope * (lanes.load(x + row * pitch + from) - lanes.load(mean + from));
-      }
-    for (int i = 0; i < count; ++i) {
-      lanes.store(shift + at + i * kLanes<T>, sums[i].shift);
-      lanes.store(stretch + at + i * kLanes<T>, sums[i].stretch);
-    }
-  });
+  slopes_by_column(l, x, g, width, mean, shift, stretch);
   for (int64_t c = 0; c < channels; ++c) {
     const T scale = scale_of(l, a.variance[first + c]), w = a.w[first + c];
     auto sum = [&](const T* of) { return std::accumulate(of + c * n, of + (c + 1) * n, T{0}); };
@@ -256,7 +281,8 @@ void backward_by_column(const Layout& l, const Backward<T>& a, int64_t first, in
   for (int64_t row = 0; row < l.batch; ++row, x += pitch, g += pitch, dx += pitch)
     vectors<T>(width, [&](int64_t at, auto, auto lanes) {
       const Vector<T> deviation = lanes.load(x + at) - lanes.load(mean + at);
-      lanes.store(dx + at, lanes.load(g + at) * lanes.load(factor + at) - (deviation * lanes.load(stretch + at) + lanes.load(shift + at)));
+      const Vector<T> less = l.given ? Vector<T>{} : deviation * lanes.load(stretch + at) + lanes.load(shift + at);
+      lanes.store(dx + at, lanes.load(g + at) * lanes.load(factor + at) - less);
     });
 }
 
@@ -295,10 +321,11 @@ void backward_of_samples(ffi::ThreadPool& pool, const Layout& l, const Backward<
   add_up(pool, count, 2 * channels, partial.get() + channels, channels, a.db);
 }
 
-// run(first, channels) for tasks of channels that are read column by column, several vectors side by side.
+// run(first, channels) for tasks of channels that are read column by column: as wide as is left for one a thread, on which no result depends.
 template <class T, class Run>
 void by_columns(ffi::ThreadPool& pool, const Layout& l, const Run& run) {
-  by_task(pool, l.groups, l.size(), kWays * kLanes<T> / l.places, [&](int64_t begin, int64_t end) { run(begin, end - begin); });
+  const int64_t least = std::max(kWays * kLanes<T> / l.places, l.groups / std::max<int64_t>(1, pool.num_threads()));
+  by_task(pool, l.groups, l.size(), least, [&](int64_t begin, int64_t end) { run(begin, end - begin); });
 }
 
 template <class T>
