@@ -104,25 +104,28 @@ _forward_by_given = foreign("jnn_norm_by_given", _by_given, _attributes)
 _backward = foreign("jnn_norm_backward", _slopes, _attributes)
 
 
-def _with_residuals(layout: Layout, *arrays: Array) -> tuple[Arrays, Arrays]:
+def _with_residuals(layout: Layout, *arrays: Array) -> Any:
     outputs = _forward(layout, *arrays)
     return outputs, outputs[1:]
 
 
+def _by_given_alone(layout: Layout, *arrays: Array) -> Any:
+    return _forward_by_given(layout, *arrays), ()
+
+
 def _slopes_of_all(layout: Layout, cotangents: Arrays, residuals: Arrays, arrays: Arrays) -> Arrays:
-    x, weight, _ = arrays
-    return _backward(layout, cotangents[0], x, *residuals, weight)
+    return _backward(layout, cotangents[0], arrays[0], *residuals, arrays[1])
 
 
 def _slopes_by_given(layout: Layout, cotangents: Arrays, _: Arrays, arrays: Arrays) -> Arrays:
-    x, mean, variance, weight, _ = arrays
+    x, mean, variance, weight = arrays[:4]
     by_x, by_weight, by_bias = _backward(layout, cotangents[0], x, mean, variance, weight)
     scale = lax.rsqrt(variance + layout.eps)
     return by_x, -by_bias * weight * scale, by_weight * weight * jnp.square(scale) / -2, by_weight, by_bias
 
 
 _normalized = differentiable(_as_defined, _with_residuals, _slopes_of_all)
-_normalized_by = differentiable(_by_given, lambda layout, *arrays: (_forward_by_given(layout, *arrays), ()), _slopes_by_given)
+_normalized_by = differentiable(_by_given, _by_given_alone, _slopes_by_given)
 
 
 def moments(x: Array, axes: Ints) -> tuple[Array, Array, Array]:

@@ -10,11 +10,29 @@
 
 namespace jnn {
 
-// All lanes of a vector, and the first few.
+// Past the cache where `to` is aligned: what it was is not read, but what is written must be when it is used.
+template <class T>
+inline void stream(T* to, Vector<T> v) {
+#if defined(__AVX512F__)
+  if (reinterpret_cast<uintptr_t>(to) % kVectorBytes == 0) return _mm512_stream_si512((__m512i*)to, (__m512i)v);
+#elif defined(__AVX2__)
+  if (reinterpret_cast<uintptr_t>(to) % kVectorBytes == 0) return _mm256_stream_si256((__m256i*)to, (__m256i)v);
+#endif
+  store(to, v);
+}
+
+// What was streamed is there for other threads.
+inline void streamed() {
+#if defined(__AVX512F__) || defined(__AVX2__)
+  _mm_sfence();
+#endif
+}
+
+// All lanes of a vector, and the first few. `past` the cache they are streamed.
 template <class T>
 struct Whole {
   static Vector<T> load(const T* from) { return jnn::load(from); }
-  static void store(T* to, Vector<T> v) { jnn::store(to, v); }
+  static void store(T* to, Vector<T> v, bool past = false) { past ? stream(to, v) : jnn::store(to, v); }
   // v in the lanes that count, else `other`.
   static Vector<T> keep(Vector<T> v, T = 0) { return v; }
 };
@@ -34,7 +52,7 @@ struct Part {
   Integers<T> inside;
   explicit Part(int count) : mask(between(0, count)), inside(numbered<T>(std::make_index_sequence<kLanes<T>>()) < count) {}
   Vector<T> load(const T* from) const { return load_masked(from, mask, 1); }
-  void store(T* to, Vector<T> v) const { store_masked(to, v, mask, 1); }
+  void store(T* to, Vector<T> v, bool = false) const { store_masked(to, v, mask, 1); }
   Vector<T> keep(Vector<T> v, T other = 0) const { return select<T>(inside, v, broadcast(other)); }
 };
 

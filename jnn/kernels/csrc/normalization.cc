@@ -24,6 +24,8 @@ constexpr int64_t kTask = 32768;
 constexpr int64_t kMostPartial = 32, kLeastRows = 4;
 // Where statistics are taken across samples, rows of fewer places than these are read column by column.
 constexpr int64_t kLeastPlaces = 16;
+// Larger results than this are written past the cache: 2 / 3 of the time of 32 MiB.
+constexpr int64_t kPastCache = 16 << 20;
 // Rows of columns that are read at a time.
 constexpr int64_t kRows = 32;
 
@@ -45,6 +47,10 @@ struct Layout {
   int64_t length() const { return by_number() ? members : places; }
   int64_t runs() const { return size() / length(); }
   int64_t pitch() const { return across ? sample() : length(); }
+  template <class T>
+  bool past() const {
+    return batch * sample() * int64_t(sizeof(T)) > kPastCache;
+  }
   int64_t begin(int64_t item) const { return item * members * places; }
 };
 
@@ -87,13 +93,14 @@ template <bool by_number, class T>
 void forward_item(const Layout& l, const Forward<T>& a, int64_t item) {
   const Statistics<T> s = statistics_of(l, a, item);
   const T scale = scale_of(l, s.variance);
+  const bool past = l.template past<T>();
   for (int64_t run = 0; run < l.runs(); ++run) {
     const int64_t begin = l.begin(item) + run * l.pitch(), channel = item % l.groups * l.members + (l.across ? 0 : run);
     const T *x = a.x + begin, *w = a.w + channel, *b = a.b + channel;
     T* y = a.y + begin;
     vectors<T>(l.length(), [&](int64_t at, auto, auto lanes) {
       const Vector<T> factor = scale * weights<by_number>(w, at, lanes);
-      lanes.store(y + at, (lanes.load(x + at) - s.mean) * factor + weights<by_number>(b, at, lanes));
+      lanes.store(y + at, (lanes.load(x + at) - s.mean) * factor + weights<by_number>(b, at, lanes), past);
     });
   }
 }
@@ -153,6 +160,7 @@ void backward_item(const Layout& l, const Backward<T>& a, int64_t item, T* dw, T
     all = {all.shift * *w, all.stretch * *w};
   }
   const Slopes<T> off = shared(l, scale, all);
+  const bool past = l.template past<T>();
   for (int64_t run = 0; run < l.runs(); ++run) {
     const int64_t begin = l.begin(item) + run * l.pitch();
     const T *x = a.x + begin, *g = a.g + begin, *of_run = w + (l.across ? 0 : run);
@@ -160,7 +168,7 @@ void backward_item(const Layout& l, const Backward<T>& a, int64_t item, T* dw, T
     vectors<T>(l.length(), [&](int64_t at, auto, auto lanes) {
       const Vector<T> factor = scale * weights<by_number>(of_run, at, lanes), deviation = lanes.load(x + at) - mean;
       const Vector<T> less = l.given ? Vector<T>{} : deviation * off.stretch + off.shift;
-      lanes.store(dx + at, lanes.load(g + at) * factor - less);
+      lanes.store(dx + at, lanes.load(g + at) * factor - less, past);
     });
   }
 }
@@ -252,9 +260,10 @@ void forward_by_column(const Layout& l, const Forward<T>& a, int64_t first, int6
     std::fill_n(factor + c * n, n, scale_of(l, s.variance) * a.w[first + c]);
     std::fill_n(bias + c * n, n, a.b[first + c]);
   }
+  const bool past = l.template past<T>();
   for (int64_t row = 0; row < l.batch; ++row, x += l.sample(), y += l.sample())
     vectors<T>(width, [&](int64_t at, auto, auto lanes) {
-      lanes.store(y + at, (lanes.load(x + at) - lanes.load(mean + at)) * lanes.load(factor + at) + lanes.load(bias + at));
+      lanes.store(y + at, (lanes.load(x + at) - lanes.load(mean + at)) * lanes.load(factor + at) + lanes.load(bias + at), past);
     });
 }
 
@@ -278,11 +287,12 @@ void backward_by_column(const Layout& l, const Backward<T>& a, int64_t first, in
     std::fill_n(shift + c * n, n, off.shift);
     std::fill_n(stretch + c * n, n, off.stretch);
   }
+  const bool past = l.template past<T>();
   for (int64_t row = 0; row < l.batch; ++row, x += pitch, g += pitch, dx += pitch)
     vectors<T>(width, [&](int64_t at, auto, auto lanes) {
       const Vector<T> deviation = lanes.load(x + at) - lanes.load(mean + at);
       const Vector<T> less = l.given ? Vector<T>{} : deviation * lanes.load(stretch + at) + lanes.load(shift + at);
-      lanes.store(dx + at, lanes.load(g + at) * lanes.load(factor + at) - less);
+      lanes.store(dx + at, lanes.load(g + at) * lanes.load(factor + at) - less, past);
     });
 }
 
@@ -290,7 +300,10 @@ void backward_by_column(const Layout& l, const Backward<T>& a, int64_t first, in
 template <class Run>
 void by_task(ffi::ThreadPool& pool, int64_t items, int64_t size, int64_t least, const Run& run) {
   const Parts parts(items, std::max({int64_t{1}, least, kTask / size}));
-  parallel(pool, parts.parts, [&](int64_t task) { run(parts.begin(task), parts.begin(task + 1)); });
+  parallel(pool, parts.parts, [&](int64_t task) {
+    run(parts.begin(task), parts.begin(task + 1));
+    streamed();
+  });
 }
 
 // to[i] = sum over p < count of from[p * pitch + i]
@@ -316,6 +329,7 @@ void backward_of_samples(ffi::ThreadPool& pool, const Layout& l, const Backward<
       T* dw = partial.get() + (by_number ? task : item / l.groups) * 2 * channels + item % l.groups * l.members;
       backward_item<by_number>(l, a, item, dw, dw + channels);
     }
+    streamed();
   });
   add_up(pool, count, 2 * channels, partial.get(), channels, a.dw);
   add_up(pool, count, 2 * channels, partial.get() + channels, channels, a.db);
