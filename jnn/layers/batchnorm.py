@@ -14,7 +14,8 @@ from ..core import checks, dtypes
 from ..core.function import function
 from ..core.spec import Layer, buffer, config, layer, param
 from ..core.spread import Shards, find_shards, parse_group
-from .normalization import affine, check_affine, moments, ones_and_zeros, shared_moments, standardized
+from ..kernels.normalization import Layout, normalized, normalized_by
+from .normalization import affine, check_affine, ones_and_zeros, shared_moments
 
 Array = jax.Array
 
@@ -41,17 +42,17 @@ def _by_input(
     checks.require(values != 1, who, "statistics need more than one value per channel", ValueError, **{"input.shape": input.shape})
     x = input.astype(dtypes.accumulator(input.dtype))
     if shards is None:
-        center, variance, _ = moments(x, axes)
-        scaled = standardized(x, axes, eps)
+        output, center, variance = normalized(Layout(1, 2, 2, eps, across=axes[:1] == (0,)), x, weight, bias)
+        output = output.astype(input.dtype)
     else:
         split = x.reshape(parts, x.shape[0] // parts, *x.shape[1:])
         center, variance, deviation = shared_moments(split, tuple(a + 1 for a in axes), shards)
         scaled = (deviation * lax.rsqrt(variance + eps)).reshape(x.shape)
-        center, variance, count = center[0], variance[0], count * shards.count
-    output = affine(scaled, _per_channel(input), weight, bias, input.dtype)
-    rest = (0, *range(2, input.ndim))
+        output = affine(scaled, _per_channel(input), weight, bias, input.dtype)
+        center, variance, count = center[0].reshape(-1), variance[0].reshape(-1), count * shards.count
+    center, variance = (v.reshape(-1, input.shape[1]).mean(0) for v in (center, variance))
     unbiased = count / (max(count - 1, 1) if isinstance(count, int) else jnp.maximum(count - 1, 1).astype(variance.dtype))
-    return output, jnp.mean(center, rest), jnp.mean(variance, rest) * unbiased
+    return output, center, variance * unbiased
 
 
 def _by_running(
@@ -61,10 +62,8 @@ def _by_running(
     if center is None or variance is None:
         checks.fail(who, "running_mean and running_var must be given when the input's statistics are not used", RuntimeError)
     check_affine(who, input, input.shape[1:2], running_mean=center, running_var=variance, weight=weight, bias=bias)
-    shape, dtype = _per_channel(input), dtypes.accumulator(input.dtype)
-    scale = lax.rsqrt(variance.astype(dtype) + eps)
-    deviation = input.astype(dtype) - center.astype(dtype).reshape(shape)
-    return affine(deviation * scale.reshape(shape), shape, weight, bias, input.dtype)
+    x = input.astype(dtypes.accumulator(input.dtype))
+    return normalized_by(Layout(1, 2, 2, eps, across=True), x, center, variance, weight, bias).astype(input.dtype)
 
 
 def _check_eps(who: str, eps: float, training: bool) -> None:

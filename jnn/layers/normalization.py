@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Iterable
 from typing import Any
@@ -16,49 +15,15 @@ from ..core import checks, dtypes
 from ..core.function import function
 from ..core.spec import Layer, config, layer, param
 from ..core.spread import Shards
-from ..kernels.platform import native, settled
-from ..kernels.sums import repeats
+from ..kernels.normalization import Layout, normalized
 from .distance import vector_norm
 
 Array = jax.Array
 Shape = tuple[int, ...]
 
-_SHORT_ROW = 1000
-
-
-def moments(x: Array, axes: Shape) -> tuple[Array, Array, Array]:
-    """Mean and biased variance over ``axes``, which stay as ones, and the deviations from the mean: two passes."""
-    center = settled(jnp.mean(x, axes, keepdims=True))
-    deviation = x - center
-    return center, jnp.mean(jnp.square(deviation), axes, keepdims=True), deviation
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
-def standardized(x: Array, axes: Shape, eps: float) -> Array:
-    """``x`` less its mean over ``axes``, over the root of its biased variance and ``eps``."""
-    _, variance, deviation = moments(x, axes)
-    return deviation * settled(lax.rsqrt(variance + eps))
-
-
-@standardized.defjvp
-def _standardized_jvp(axes: Shape, eps: float, primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    # Reverse mode transposes this: it reads the deviations and the cotangent once for each of two sums, once for the result.
-    (x,), (moved,) = primals, tangents
-    _, variance, deviation = moments(x, axes)
-    scale = settled(lax.rsqrt(variance + eps))
-    shift = scale * jnp.mean(moved, axes, keepdims=True)
-    stretch = scale * (scale * jnp.mean(deviation * scale * moved, axes, keepdims=True))
-    shift, stretch = settled(shift), settled(stretch)
-    sizes = [x.shape[axis] for axis in axes]
-    known = all(isinstance(size, int) for size in sizes)
-    if not native() and known and min(axes) == x.ndim - len(axes) and math.prod(sizes) <= _SHORT_ROW:
-        # Sums of short rows share their pass; those of long ones and of columns are slower so.
-        shift, stretch = repeats([lax.squeeze(v, axes) for v in (shift, stretch)], axes, x.shape)
-    return standardized(x, axes, eps), scale * moved - shift - deviation * stretch
-
 
 def shared_moments(x: Array, axes: Shape, shards: Shards) -> tuple[Array, Array, Array]:
-    """:func:`moments` over shards of ``x`` too; what is shared is the mean, then the mean of squared deviations.
+    """:func:`~jnn.kernels.normalization.moments` over shards of ``x`` too; what is shared is the mean, then the mean of squared deviations.
 
     The mean is rounded to the precision of ``x``, which of values far from 0 is less than that of their deviations: what
     these lack to a mean of 0 is taken off them. So no result depends on that first mean, and no gradient flows through it.
@@ -130,8 +95,8 @@ def layer_norm(
     shape = _shape("layer_norm", normalized_shape)
     axes = _last_axes("layer_norm", input, shape)
     check_affine("layer_norm", input, shape, weight=weight, bias=bias)
-    x = standardized(input.astype(dtypes.accumulator(input.dtype)), axes, eps)
-    return affine(x, (1,) * axes[0] + shape, weight, bias, input.dtype)
+    x = input.astype(dtypes.accumulator(input.dtype))
+    return normalized(Layout(axes[0], axes[0], x.ndim, eps), x, weight, bias)[0].astype(input.dtype)
 
 
 @layer
@@ -196,10 +161,8 @@ def rms_norm(input: Array, normalized_shape: Iterable[int], weight: Array | None
     ok = weight is None or weight.shape == shape
     checks.require(ok, "rms_norm", f"weight must have shape {shape}", RuntimeError, weight=weight)
     x = input.astype(dtypes.accumulator(input.dtype))
-    square = jnp.mean(jnp.square(x), axes, keepdims=True)
-    return affine(
-        x * lax.rsqrt(square + (jnp.finfo(x.dtype).eps if eps is None else eps)), (1,) * axes[0] + shape, weight, None, input.dtype
-    )
+    layout = Layout(axes[0], axes[0], x.ndim, float(jnp.finfo(x.dtype).eps) if eps is None else eps, centered=False)
+    return normalized(layout, x, weight, None)[0].astype(input.dtype)
 
 
 @layer
@@ -263,9 +226,8 @@ def group_norm(input: Array, num_groups: int, weight: Array | None = None, bias:
     check_affine("group_norm", input, (channels,), weight=weight, bias=bias)
     values = math.prod((n, channels // num_groups, *input.shape[2:]))
     checks.require(values != 1, "group_norm", "statistics need more than one value per group", ValueError, **{"input.shape": input.shape})
-    x = input.astype(dtypes.accumulator(input.dtype)).reshape(n, num_groups, -1 if input.size else 0)
-    y = standardized(x, (2,), eps).reshape(input.shape)
-    return affine(y, (1, -1) + (1,) * (input.ndim - 2), weight, bias, input.dtype)
+    x = input.astype(dtypes.accumulator(input.dtype)).reshape(n, num_groups, channels // num_groups, *input.shape[2:])
+    return normalized(Layout(1, 2, 3, eps), x, weight, bias)[0].astype(input.dtype).reshape(input.shape)
 
 
 @layer

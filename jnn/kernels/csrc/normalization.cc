@@ -1,0 +1,429 @@
+// Normalisation, (x - mean) / sqrt(variance + eps) * weight + bias, and its gradients.
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <memory>
+#include <numeric>
+#include <utility>
+
+#include "buffers.h"
+#include "lanes.h"
+#include "moments.h"
+#include "parallel.h"
+#include "products.h"
+#include "vector.h"
+#include "xla/ffi/api/ffi.h"
+
+namespace jnn {
+namespace {
+
+// A task has so many numbers at least, to be worth a thread's while.
+constexpr int64_t kTask = 32768;
+// Gradients by weights of single numbers are sums of so many partial ones at most, each over so many rows at least.
+constexpr int64_t kMostPartial = 32, kLeastRows = 4;
+// Where statistics are taken across samples, rows of fewer places than these are read column by column.
+constexpr int64_t kLeastPlaces = 16;
+// Larger results than this are written past the cache: 2 / 3 of the time of 32 MiB.
+constexpr int64_t kPastCache = 16 << 20;
+// Rows of columns that are read at a time.
+constexpr int64_t kRows = 32;
+
+// x is (batch, groups, members, places), a weight (groups, members). Each group of each sample is an item, which has its mean and
+// variance; `across` samples it is each group, of one member, in all of them. Items are read by runs of neighbours. Not `centered`, the
+// mean counts as 0. `given`, mean and variance are no functions of x.
+struct Layout {
+  int64_t batch, groups, members, places;
+  bool across, centered, given;
+  double eps;
+
+  int64_t channels() const { return groups * members; }
+  int64_t sample() const { return channels() * places; }
+  int64_t items() const { return across ? groups : batch * groups; }
+  int64_t size() const { return members * places * (across ? batch : 1); }
+  // Whether the numbers of a run have a weight each; else they share one.
+  bool by_number() const { return !across && places == 1; }
+  bool by_column() const { return across && places < kLeastPlaces; }
+  int64_t length() const { return by_number() ? members : places; }
+  int64_t runs() const { return size() / length(); }
+  int64_t pitch() const { return across ? sample() : length(); }
+  template <class T>
+  bool past() const {
+    return batch * sample() * int64_t(sizeof(T)) > kPastCache;
+  }
+  int64_t begin(int64_t item) const { return item * members * places; }
+};
+
+template <class T>
+struct Forward {
+  const T *x, *w, *b, *given_mean, *given_variance;
+  T *y, *mean, *variance;
+};
+
+// The gradients by x, w and b for the cotangent g of y.
+template <class T>
+struct Backward {
+  const T *g, *x, *mean, *variance, *w;
+  T *dx, *dw, *db;
+};
+
+template <class T>
+T scale_of(const Layout& l, T variance) {
+  return 1 / std::sqrt(variance + T(l.eps));
+}
+
+// The weights of a vector of numbers, each its own or all one.
+template <bool by_number, class T, class Lanes>
+inline Vector<T> weights(const T* w, int64_t at, const Lanes& lanes) {
+  if constexpr (by_number) return lanes.load(w + at);
+  else return broadcast(*w);
+}
+
+template <class T>
+Statistics<T> statistics_of(const Layout& l, const Forward<T>& a, int64_t item) {
+  if (l.given) return {a.given_mean[item % l.groups], a.given_variance[item % l.groups]};
+  const int64_t runs = l.across ? l.runs() : 1;
+  const Statistics<T> found = statistics(a.x + l.begin(item), runs, l.pitch(), l.size() / runs, l.centered);
+  a.mean[item] = found.mean;
+  a.variance[item] = found.variance;
+  return found;
+}
+
+template <bool by_number, class T>
+void forward_item(const Layout& l, const Forward<T>& a, int64_t item) {
+  const Statistics<T> s = statistics_of(l, a, item);
+  const T scale = scale_of(l, s.variance);
+  const bool past = l.template past<T>();
+  for (int64_t run = 0; run < l.runs(); ++run) {
+    const int64_t begin = l.begin(item) + run * l.pitch(), channel = item % l.groups * l.members + (l.across ? 0 : run);
+    const T *x = a.x + begin, *w = a.w + channel, *b = a.b + channel;
+    T* y = a.y + begin;
+    vectors<T>(l.length(), [&](int64_t at, auto, auto lanes) {
+      const Vector<T> factor = scale * weights<by_number>(w, at, lanes);
+      lanes.store(y + at, (lanes.load(x + at) - s.mean) * factor + weights<by_number>(b, at, lanes), past);
+    });
+  }
+}
+
+// Sums of a cotangent, and of it times the deviations from a mean.
+template <class V>
+struct Slopes {
+  V shift{}, stretch{};
+};
+
+// Those of a run. By number, they are weighted, and what they are sums of, unweighted, is added to dw and db.
+template <bool by_number, class T>
+Slopes<Vector<T>> slopes_of_run(int64_t n, const T* x, const T* g, const T* w, T mean, T scale, T* dw, T* db) {
+  Vector<T> shifts[kWays] = {}, stretches[kWays] = {};
+  vectors<T>(n, [&](int64_t at, auto way, auto lanes) {
+    Vector<T> slope = lanes.load(g + at);
+    const Vector<T> deviation = lanes.keep(lanes.load(x + at) - mean);
+    if constexpr (by_number) {
+      lanes.store(dw + at, lanes.load(dw + at) + slope * (deviation * scale));
+      lanes.store(db + at, lanes.load(db + at) + slope);
+      slope *= lanes.load(w + at);
+    }
+    shifts[way] += slope;
+    stretches[way] += slope * deviation;
+  });
+  return {joined<T>(shifts), joined<T>(stretches)};
+}
+
+// Of an item's weighted slopes, what all its gradients by x have off: g w scale - shift - deviation stretch.
+template <class T>
+Slopes<T> shared(const Layout& l, T scale, Slopes<T> sums) {
+  if (l.given) return {};
+  return {l.centered ? sums.shift * scale / l.size() : 0, sums.stretch * (scale * scale * scale) / l.size()};
+}
+
+// dw and db are the item's: by number they are added to, else written.
+template <bool by_number, class T>
+void backward_item(const Layout& l, const Backward<T>& a, int64_t item, T* dw, T* db) {
+  const T mean = l.centered ? a.mean[item] : 0, scale = scale_of(l, a.variance[item]);
+  const T* w = a.w + item % l.groups * l.members;
+  Slopes<Vector<T>> sums;
+  for (int64_t run = 0; run < l.runs(); ++run) {
+    const int64_t begin = l.begin(item) + run * l.pitch();
+    const Slopes<Vector<T>> more = slopes_of_run<by_number>(l.length(), a.x + begin, a.g + begin, w, mean, scale, dw, db);
+    const T factor = by_number || l.across ? T{1} : w[run];
+    sums.shift += factor * more.shift;
+    sums.stretch += factor * more.stretch;
+    if (!by_number && !l.across) {
+      db[run] = total<T>(more.shift);
+      dw[run] = total<T>(more.stretch) * scale;
+    }
+  }
+  Slopes<T> all{total<T>(sums.shift), total<T>(sums.stretch)};
+  if (l.across) {
+    *db = all.shift;
+    *dw = all.stretch * scale;
+    all = {all.shift * *w, all.stretch * *w};
+  }
+  const Slopes<T> off = shared(l, scale, all);
+  const bool past = l.template past<T>();
+  for (int64_t run = 0; run < l.runs(); ++run) {
+    const int64_t begin = l.begin(item) + run * l.pitch();
+    const T *x = a.x + begin, *g = a.g + begin, *of_run = w + (l.across ? 0 : run);
+    T* dx = a.dx + begin;
+    vectors<T>(l.length(), [&](int64_t at, auto, auto lanes) {
+      const Vector<T> factor = scale * weights<by_number>(of_run, at, lanes), deviation = lanes.load(x + at) - mean;
+      const Vector<T> less = l.given ? Vector<T>{} : deviation * off.stretch + off.shift;
+      lanes.store(dx + at, lanes.load(g + at) * factor - less, past);
+    });
+  }
+}
+
+// run(at, columns, lanes) for blocks of vectors side by side, which make up a row of `width` numbers.
+template <class T, class Run>
+void blocks(int64_t width, const Run& run) {
+  constexpr int64_t lanes = kLanes<T>;
+  int64_t at = 0;
+  for (; at + kWays * lanes <= width; at += kWays * lanes) run(at, Way<kWays>{}, Whole<T>{});
+  for (; at + lanes <= width; at += lanes) run(at, Way<1>{}, Whole<T>{});
+  if (at < width) run(at, Way<1>{}, Part<T>(width - at));
+}
+
+// Rows of a number for each column.
+template <class T, int rows>
+struct Columns {
+  int64_t width;
+  std::unique_ptr<T[]> numbers;
+  explicit Columns(int64_t width) : width(width), numbers(new T[rows * width]) {}
+  T* operator[](int row) const { return numbers.get() + row * width; }
+};
+
+// run(row, rows, at, columns, lanes) for blocks as above of some rows at a time, which stay in the cache.
+template <class T, class Run>
+void blocks_of_rows(int64_t batch, int64_t width, const Run& run) {
+  for (int64_t row = 0; row < batch; row += kRows) {
+    const int64_t rows = std::min(kRows, batch - row);
+    blocks<T>(width, [&](int64_t at, auto columns, auto lanes) { run(row, rows, at, columns, lanes); });
+  }
+}
+
+// The mean of each column of x, and the sum of squared deviations from it.
+template <class T>
+void moments_by_column(const Layout& l, const T* x, int64_t width, T* mean, T* square) {
+  blocks_of_rows<T>(l.batch, width, [&](int64_t row, int64_t rows, int64_t at, auto count, auto lanes) {
+    Moments<T> found[count];
+    moments_of_columns(x + row * l.sample() + at, rows, l.sample(), lanes, found);
+    for (int i = 0; i < count; ++i, at += kLanes<T>) {
+      Moments<T> all = found[i];
+      if (row) {
+        all = {broadcast(T(row)), lanes.load(mean + at), lanes.load(square + at)};
+        all.add(found[i]);
+      }
+      lanes.store(mean + at, all.mean);
+      lanes.store(square + at, all.square);
+    }
+  });
+}
+
+// Of each column, the sum of g and that of g times x less the mean.
+template <class T>
+void slopes_by_column(const Layout& l, const T* x, const T* g, int64_t width, const T* mean, T* shift, T* stretch) {
+  std::fill_n(shift, width, T{0});
+  std::fill_n(stretch, width, T{0});
+  blocks_of_rows<T>(l.batch, width, [&](int64_t begin, int64_t rows, int64_t at, auto count, auto lanes) {
+    constexpr int columns = decltype(count)::value;
+    Slopes<Vector<T>> sums[columns];
+    for (int64_t row = begin; row < begin + rows; ++row)
+#pragma GCC unroll 4
+      for (int i = 0; i < columns; ++i) {
+        const int64_t column = at + i * kLanes<T>, from = row * l.sample() + column;
+        const Vector<T> slope = lanes.load(g + from);
+        sums[i].shift += slope;
+        sums[i].stretch += slope * (lanes.load(x + from) - lanes.load(mean + column));
+      }
+    for (int i = 0; i < columns; ++i, at += kLanes<T>) {
+      lanes.store(shift + at, lanes.load(shift + at) + sums[i].shift);
+      lanes.store(stretch + at, lanes.load(stretch + at) + sums[i].stretch);
+    }
+  });
+}
+
+// Channels from `first` on, column by column.
+template <class T>
+void forward_by_column(const Layout& l, const Forward<T>& a, int64_t first, int64_t channels) {
+  const int64_t n = l.places, width = channels * n;
+  const T* x = a.x + first * n;
+  T* y = a.y + first * n;
+  const Columns<T, 3> columns(width);
+  T *mean = columns[0], *factor = columns[1], *bias = columns[2];
+  if (!l.given) moments_by_column(l, x, width, mean, factor);
+  for (int64_t c = 0; c < channels; ++c) {
+    const T *known_mean = a.given_mean, *known_variance = a.given_variance;
+    const Statistics<T> s = l.given ? Statistics<T>{known_mean[first + c], known_variance[first + c]}
+                                    : together(mean + c * n, factor + c * n, n, T(l.batch));
+    if (!l.given) a.mean[first + c] = s.mean, a.variance[first + c] = s.variance;
+    std::fill_n(mean + c * n, n, s.mean);
+    std::fill_n(factor + c * n, n, scale_of(l, s.variance) * a.w[first + c]);
+    std::fill_n(bias + c * n, n, a.b[first + c]);
+  }
+  const bool past = l.template past<T>();
+  for (int64_t row = 0; row < l.batch; ++row, x += l.sample(), y += l.sample())
+    vectors<T>(width, [&](int64_t at, auto, auto lanes) {
+      lanes.store(y + at, (lanes.load(x + at) - lanes.load(mean + at)) * lanes.load(factor + at) + lanes.load(bias + at), past);
+    });
+}
+
+template <class T>
+void backward_by_column(const Layout& l, const Backward<T>& a, int64_t first, int64_t channels) {
+  const int64_t n = l.places, width = channels * n, pitch = l.sample();
+  const T *x = a.x + first * n, *g = a.g + first * n;
+  T* dx = a.dx + first * n;
+  const Columns<T, 4> columns(width);
+  T *mean = columns[0], *factor = columns[1], *shift = columns[2], *stretch = columns[3];
+  for (int64_t c = 0; c < channels; ++c) std::fill_n(mean + c * n, n, a.mean[first + c]);
+  slopes_by_column(l, x, g, width, mean, shift, stretch);
+  for (int64_t c = 0; c < channels; ++c) {
+    const T scale = scale_of(l, a.variance[first + c]), w = a.w[first + c];
+    auto sum = [&](const T* of) { return std::accumulate(of + c * n, of + (c + 1) * n, T{0}); };
+    const Slopes<T> all{sum(shift), sum(stretch)};
+    a.db[first + c] = all.shift;
+    a.dw[first + c] = all.stretch * scale;
+    const Slopes<T> off = shared(l, scale, Slopes<T>{all.shift * w, all.stretch * w});
+    std::fill_n(factor + c * n, n, scale * w);
+    std::fill_n(shift + c * n, n, off.shift);
+    std::fill_n(stretch + c * n, n, off.stretch);
+  }
+  const bool past = l.template past<T>();
+  for (int64_t row = 0; row < l.batch; ++row, x += pitch, g += pitch, dx += pitch)
+    vectors<T>(width, [&](int64_t at, auto, auto lanes) {
+      const Vector<T> deviation = lanes.load(x + at) - lanes.load(mean + at);
+      const Vector<T> less = l.given ? Vector<T>{} : deviation * lanes.load(stretch + at) + lanes.load(shift + at);
+      lanes.store(dx + at, lanes.load(g + at) * lanes.load(factor + at) - less, past);
+    });
+}
+
+// Calls run(begin, end) for tasks of items, `least` of them at least, of `size` numbers each.
+template <class Run>
+void by_task(ffi::ThreadPool& pool, int64_t items, int64_t size, int64_t least, const Run& run) {
+  const Parts parts(items, std::max({int64_t{1}, least, kTask / size}));
+  parallel(pool, parts.parts, [&](int64_t task) {
+    run(parts.begin(task), parts.begin(task + 1));
+    streamed();
+  });
+}
+
+// to[i] = sum over p < count of from[p * pitch + i]
+template <class T>
+void add_up(ffi::ThreadPool& pool, int64_t count, int64_t pitch, const T* from, int64_t size, T* to) {
+  by_task(pool, size, count, kLanes<T>, [&](int64_t begin, int64_t end) {
+    std::copy(from + begin, from + end, to + begin);
+    for (int64_t p = 1; p < count; ++p)
+      for (int64_t i = begin; i < end; ++i) to[i] += from[p * pitch + i];
+  });
+}
+
+// Gradients of items within samples: those by weights are added up from partial ones, of samples or, by number, of tasks.
+template <bool by_number, class T>
+void backward_of_samples(ffi::ThreadPool& pool, const Layout& l, const Backward<T>& a) {
+  const int64_t channels = l.channels(), most = std::clamp(l.items() / kLeastRows, int64_t{1}, kMostPartial);
+  const Parts tasks(l.items(), std::max((l.items() + most - 1) / most, kTask / l.size()));
+  const int64_t count = by_number ? tasks.parts : l.batch;
+  const std::unique_ptr<T[]> partial(new T[2 * count * channels]);
+  parallel(pool, tasks.parts, [&](int64_t task) {
+    if (by_number) std::fill_n(partial.get() + task * 2 * channels, 2 * channels, T{0});
+    for (int64_t item = tasks.begin(task); item < tasks.begin(task + 1); ++item) {
+      T* dw = partial.get() + (by_number ? task : item / l.groups) * 2 * channels + item % l.groups * l.members;
+      backward_item<by_number>(l, a, item, dw, dw + channels);
+    }
+    streamed();
+  });
+  add_up(pool, count, 2 * channels, partial.get(), channels, a.dw);
+  add_up(pool, count, 2 * channels, partial.get() + channels, channels, a.db);
+}
+
+// run(first, channels) for tasks of channels that are read column by column: as wide as is left for one a thread, on which no result depends.
+template <class T, class Run>
+void by_columns(ffi::ThreadPool& pool, const Layout& l, const Run& run) {
+  const int64_t least = std::max(kWays * kLanes<T> / l.places, l.groups / std::max<int64_t>(1, pool.num_threads()));
+  by_task(pool, l.groups, l.size(), least, [&](int64_t begin, int64_t end) { run(begin, end - begin); });
+}
+
+template <class T>
+void normalize(ffi::ThreadPool& pool, const Layout& l, const Forward<T>& a) {
+  if (l.by_column()) {
+    by_columns<T>(pool, l, [&](int64_t first, int64_t channels) { forward_by_column(l, a, first, channels); });
+  } else {
+    by_task(pool, l.items(), l.size(), 1, [&](int64_t begin, int64_t end) {
+      for (int64_t item = begin; item < end; ++item) l.by_number() ? forward_item<true>(l, a, item) : forward_item<false>(l, a, item);
+    });
+  }
+}
+
+template <class T>
+void differentiate(ffi::ThreadPool& pool, const Layout& l, const Backward<T>& a) {
+  if (l.by_column()) {
+    by_columns<T>(pool, l, [&](int64_t first, int64_t channels) { backward_by_column(l, a, first, channels); });
+  } else if (l.across) {
+    by_task(pool, l.groups, l.size(), 1, [&](int64_t begin, int64_t end) {
+      for (int64_t item = begin; item < end; ++item) backward_item<false>(l, a, item, a.dw + item, a.db + item);
+    });
+  } else {
+    l.by_number() ? backward_of_samples<true>(pool, l, a) : backward_of_samples<false>(pool, l, a);
+  }
+}
+
+using Span = ffi::Span<const int64_t>;
+using In = ffi::AnyBuffer;
+using Out = ffi::Result<ffi::AnyBuffer>;
+
+// What of a normalisation is no array. `firsts`: the axes of x that groups, members and places begin with.
+Layout layout(const In& x, Span firsts, bool across, bool centered, bool given, double eps) {
+  int64_t sizes[] = {1, 1, 1, 1};
+  const auto dimensions = x.dimensions();
+  for (int64_t axis = 0; axis < int64_t(dimensions.size()); ++axis)
+    sizes[std::count_if(firsts.begin(), firsts.end(), [&](int64_t first) { return first <= axis; })] *= dimensions[axis];
+  return {sizes[0], sizes[1], sizes[2], sizes[3], across, centered, given, eps};
+}
+
+ffi::Error forward(ffi::ThreadPool pool, Span firsts, bool across, bool centered, bool given, double eps, In x, In w, In b, Out y, Out mean,
+                   Out variance) {
+  return by_type(x.element_type(), [&](auto zero) {
+    using T = decltype(zero);
+    const Forward<T> arrays{data<T>(x), data<T>(w), data<T>(b), nullptr, nullptr, data<T>(y), data<T>(mean), data<T>(variance)};
+    normalize(pool, layout(x, firsts, across, centered, given, eps), arrays);
+  });
+}
+
+ffi::Error by_given(ffi::ThreadPool pool, Span firsts, bool across, bool centered, bool given, double eps, In x, In mean, In variance, In w,
+                    In b, Out y) {
+  return by_type(x.element_type(), [&](auto zero) {
+    using T = decltype(zero);
+    const Forward<T> arrays{data<T>(x), data<T>(w), data<T>(b), data<T>(mean), data<T>(variance), data<T>(y), nullptr, nullptr};
+    Layout l = layout(x, firsts, across, centered, given, eps);
+    // In the order in which x lies.
+    l.across = l.by_column();
+    normalize(pool, l, arrays);
+  });
+}
+
+ffi::Error backward(ffi::ThreadPool pool, Span firsts, bool across, bool centered, bool given, double eps, In g, In x, In mean, In variance,
+                    In w, Out dx, Out dw, Out db) {
+  return by_type(x.element_type(), [&](auto zero) {
+    using T = decltype(zero);
+    const Backward<T> arrays{data<T>(g), data<T>(x), data<T>(mean), data<T>(variance), data<T>(w), data<T>(dx), data<T>(dw), data<T>(db)};
+    differentiate(pool, layout(x, firsts, across, centered, given, eps), arrays);
+  });
+}
+
+auto bound() {
+  return ffi::Ffi::Bind()
+      .Ctx<ffi::ThreadPool>()
+      .Attr<Span>("firsts")
+      .Attr<bool>("across")
+      .Attr<bool>("centered")
+      .Attr<bool>("given")
+      .Attr<double>("eps");
+}
+
+}  // namespace
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jnn_norm, forward, bound().Arg<In>().Arg<In>().Arg<In>().Ret<In>().Ret<In>().Ret<In>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jnn_norm_by_given, by_given, bound().Arg<In>().Arg<In>().Arg<In>().Arg<In>().Arg<In>().Ret<In>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jnn_norm_backward, backward,
+                              bound().Arg<In>().Arg<In>().Arg<In>().Arg<In>().Arg<In>().Ret<In>().Ret<In>().Ret<In>());
+
+}  // namespace jnn
