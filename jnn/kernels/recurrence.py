@@ -8,7 +8,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
+
+from .foreign import foreign
 
 Array = jax.Array
 State = tuple[Array, ...]
@@ -152,22 +155,65 @@ def _slopes(act: Callable[..., State], inputs: list[Array], j: int) -> State:
     return jax.jvp(lambda v: act(*inputs[:j], v, *inputs[j + 1 :]), (x,), (jnp.ones_like(x),))[1]
 
 
+class _Form(NamedTuple):
+    """What of a layer is no array, and which arrays there are: x, the weights of input and state, h, and in this order what there is of
+    c, the biases of both, the projection and what is valid, as ones."""
+
+    mode: str
+    reverse: bool
+    biased: bool
+    projected: bool
+    masked: bool
+
+    def named(self, arrays: State) -> dict[str, Any]:
+        rest = iter(arrays[4:])
+        there = {"c": self.mode == "LSTM", "bias": self.biased, "bias_hh": self.biased, "projection": self.projected, "valid": self.masked}
+        names = ("x", "weight", "weight_hh", "h")
+        return dict(zip(names, arrays[:4], strict=True)) | {name: next(rest) if ok else None for name, ok in there.items()}
+
+
+def _layer(form: _Form, *arrays: Array) -> State:
+    """The outputs, and the final state."""
+    a = form.named(arrays)
+    base = lanes(form.mode, a["x"], a["weight"], a["bias"], a["bias_hh"])
+    state = (a["h"],) if a["c"] is None else (a["h"], a["c"])
+    valid = None if a["valid"] is None else a["valid"][..., None] != 0
+    projection = None if a["projection"] is None else a["projection"].T
+    hs, final = _run(form.mode, form.reverse, base, state, a["weight_hh"].T, projection, valid)
+    return (hs if valid is None else jnp.where(valid, hs, 0)), *final
+
+
+def _attributes(form: _Form, record: bool) -> dict[str, Any]:
+    return {**form._asdict(), "mode": np.int64([*CELLS].index(form.mode)), "record": record}
+
+
+_call = foreign("jnn_recurrence", _layer, lambda form: _attributes(form, False))
+
+
 @functools.partial(jax.jit, static_argnames=("mode", "reverse"))
 def recurrence(
-    mode: str, base: Array, state: State, weight: Array, projection: Array | None, valid: Array | None, reverse: bool
+    mode: str,
+    x: Array,
+    weights: tuple[Array, Array],
+    biases: tuple[Array, Array] | None,
+    state: State,
+    projection: Array | None,
+    valid: Array | None,
+    reverse: bool,
 ) -> tuple[Array, State]:
     """The outputs (T, N, H) and final state of a recurrent layer in one direction.
 
     Args:
         mode: a key of ``CELLS``.
-        base: what :func:`lanes` gives, (T, N, lanes).
+        x: the input, (T, N, I).
+        weights: (gates, I), of the input, and (gates, H), of the state.
+        biases: (gates,) of both, or None.
         state: the initial state, (N, H) each.
-        weight: (gates, H), of the state.
         projection: (P, H) or None, an LSTM's ``weight_hr``.
         valid: (T, N) or None. Where it is False the state stays as it is and the output is 0.
         reverse: whether time runs backwards.
     """
-    if valid is not None:
-        valid = valid[..., None]
-    hs, final = _run(mode, reverse, base, state, weight.T, None if projection is None else projection.T, valid)
-    return (hs if valid is None else jnp.where(valid, hs, 0)), final
+    form = _Form(mode, reverse, biases is not None, projection is not None, valid is not None)
+    rest = (*state[1:], *(biases or ()), *(() if projection is None else (projection,)), *(() if valid is None else (valid.astype(x.dtype),)))
+    y, *final = _call(form, x, *weights, state[0], *rest)
+    return y, tuple(final)
