@@ -227,9 +227,7 @@ class RNNBase(Layer):
         start = zeros if state is None else tuple(a + b for a, b in zip(state, zeros, strict=True))
         biases = (weights[2], weights[3]) if self.bias else None
         projection = jnp.asarray(getattr(s, f"weight_hr{at}")) if self.proj_size else None
-        return kernel.recurrence(
-            self.mode, x, (weights[0], weights[1]), biases, start, projection, valid, reverse=at.endswith("_reverse")
-        )
+        return kernel.recurrence(self.mode, x, (weights[0], weights[1]), biases, start, projection, valid, reverse=at.endswith("_reverse"))
 
     def extra_repr(self) -> str:
         shown = [str(self.input_size), str(self.hidden_size)]

@@ -49,6 +49,7 @@ class Reader {
     else return data<T>(buffer);
   }
   T* array_if(bool there) { return there ? array() : nullptr; }
+  size_t at() const { return at_; }
 
  private:
   Buffers& buffers_;
