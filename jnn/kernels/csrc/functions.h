@@ -50,6 +50,29 @@ inline Vector<T> with_sign(Vector<T> x, Vector<T> y) {
   return (Vector<T>)((bits<T>(x) & ~sign) | (bits<T>(y) & sign));
 }
 
+// The greater of two; NaN if x is.
+template <class T>
+inline Vector<T> at_least(Vector<T> x, T least) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4) return (Vector<T>)_mm512_max_ps((__m512)broadcast(least), (__m512)x);
+  else return (Vector<T>)_mm512_max_pd((__m512d)broadcast(least), (__m512d)x);
+#else
+  return select<T>(x < least, broadcast(least), x);
+#endif
+}
+
+// The nearest integer to numbers that are not too large for Real<T>::shift.
+template <class T>
+inline Vector<T> rounded(Vector<T> x) {
+#if defined(__AVX512F__)
+  constexpr int nearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+  if constexpr (sizeof(T) == 4) return (Vector<T>)_mm512_roundscale_ps((__m512)x, nearest);
+  else return (Vector<T>)_mm512_roundscale_pd((__m512d)x, nearest);
+#else
+  return (x + Real<T>::shift) - Real<T>::shift;
+#endif
+}
+
 // coefficients[0] + coefficients[1] x + ...
 template <class T, size_t n>
 inline Vector<T> polynomial(const std::array<T, n>& coefficients, Vector<T> x) {
@@ -82,7 +105,7 @@ struct Exponential {
   Vector<T> part, power;
   explicit Exponential(Vector<T> x) {
     static constexpr auto series = inverse_factorials<T, Real<T>::single ? 6 : 12>();
-    power = (x * T(1.44269504088896340736) + Real<T>::shift) - Real<T>::shift;
+    power = rounded<T>(x * T(1.44269504088896340736));
     const Vector<T> rest = x - power * Real<T>::high - power * Real<T>::low;
     part = rest + rest * rest * polynomial<T>(series, rest);
   }
@@ -104,24 +127,23 @@ inline Vector<T> scaled(Vector<T> x, Vector<T> power) {
 
 template <class T>
 inline Vector<T> exp(Vector<T> x) {
-  const Vector<T> most = broadcast(Real<T>::most), least = broadcast(Real<T>::least);
-  x = select<T>(x > most, most, x);
-  const Exponential<T> found(select<T>(x < least, least, x));
+  x = select<T>(x > Real<T>::most, broadcast(Real<T>::most), x);
+  const Exponential<T> found(at_least<T>(x, Real<T>::least));
   return scaled<T>(found.part + T{1}, found.power);
 }
 
 // 1 / (1 + exp(-x))
 template <class T>
 inline Vector<T> sigmoid(Vector<T> x) {
-  const Vector<T> power = exp<T>(-absolute<T>(x)), one = broadcast(T{1});
+  const Exponential<T> found(at_least<T>(-absolute<T>(x), Real<T>::least));
+  const Vector<T> power = scaled<T>(found.part + T{1}, found.power), one = broadcast(T{1});
   return select<T>(x < T{0}, power, one) / (one + power);
 }
 
 template <class T>
 inline Vector<T> tanh(Vector<T> x) {
   // exp(-2 |x|) - 1; nothing is lost where it is small.
-  const Vector<T> twice = T{-2} * absolute<T>(x), least = broadcast(T(Real<T>::single ? -20 : -40));
-  const Exponential<T> found(select<T>(twice < least, least, twice));
+  const Exponential<T> found(at_least<T>(T{-2} * absolute<T>(x), Real<T>::least));
   const Vector<T> power = scaled<T>(broadcast(T{1}), found.power), less = power * found.part + (power - T{1});
   return with_sign<T>(less / (less + T{2}), x);
 }
