@@ -11,7 +11,8 @@ namespace jnn {
 // A cell has `gates` rows of each weight for a unit and makes them `lanes` numbers. It keeps lane lane_of[s] in slot s: the input's
 // product adds to the first slots, the state's to those from `first` on. So many vectors of units, `units`, are computed at a time.
 //
-// forward makes of what was added up the new state; the slots then hold what backward needs. backward takes lanes in their order, the
+// begin and end make of what was added up the new state, in two loops over a batch, for functions of functions would wait for each other.
+// The slots then hold what backward needs. backward takes lanes in their order, the
 // state before and after, the gradient by the state, and gives that by the lanes and what of it goes to the state before at once.
 template <class T>
 struct Lstm {
@@ -19,15 +20,16 @@ struct Lstm {
   static constexpr int gates = 4, lanes = 4, first = 0, units = 1, lane_of[] = {0, 1, 2, 3};
   static constexpr bool records = true, remembers = true;
 
-  static V forward(T* slots, V, V& c) {
-    const V i = sigmoid<T>(slot(slots, 0)), f = sigmoid<T>(slot(slots, 1)), g = tanh<T>(slot(slots, 2)), o = sigmoid<T>(slot(slots, 3));
+  static void begin(T* slots, T* c) {
+    const V i = sigmoid<T>(slot(slots, 0)), f = sigmoid<T>(slot(slots, 1)), g = tanh<T>(slot(slots, 2));
     store(slots, i);
     store(slots + kLanes<T>, f);
     store(slots + 2 * kLanes<T>, g);
-    store(slots + 3 * kLanes<T>, o);
-    c = f * c + i * g;
-    return o * tanh<T>(c);
+    store(slots + 3 * kLanes<T>, sigmoid<T>(slot(slots, 3)));
+    store(c, f * load(c) + i * g);
   }
+
+  static V end(T* slots, V, V c) { return slot(slots, 3) * tanh<T>(c); }
 
   static V backward(const V* lane, V, V, V c_before, V c, V dh, V& dc, V* slopes) {
     const V i = lane[0], f = lane[1], g = lane[2], o = lane[3], y = tanh<T>(c);
@@ -51,13 +53,15 @@ struct Gru {
   static constexpr int gates = 3, lanes = 4, first = 1, units = 1, lane_of[] = {2, 0, 1, 3};
   static constexpr bool records = true, remembers = false;
 
-  static V forward(T* slots, V h, V&) {
-    const V r = sigmoid<T>(load(slots + kLanes<T>)), z = sigmoid<T>(load(slots + 2 * kLanes<T>));
-    const V n = tanh<T>(load(slots) + r * load(slots + 3 * kLanes<T>));
+  static void begin(T* slots, T*) {
+    store(slots + kLanes<T>, sigmoid<T>(load(slots + kLanes<T>)));
+    store(slots + 2 * kLanes<T>, sigmoid<T>(load(slots + 2 * kLanes<T>)));
+  }
+
+  static V end(T* slots, V h, V) {
+    const V n = tanh<T>(load(slots) + load(slots + kLanes<T>) * load(slots + 3 * kLanes<T>));
     store(slots, n);
-    store(slots + kLanes<T>, r);
-    store(slots + 2 * kLanes<T>, z);
-    return n + z * (h - n);
+    return n + load(slots + 2 * kLanes<T>) * (h - n);
   }
 
   static V backward(const V* lane, V h_before, V, V, V, V dh, V&, V* slopes) {
@@ -76,7 +80,9 @@ struct Rnn {
   static constexpr int gates = 1, lanes = 1, first = 0, units = 2, lane_of[] = {0};
   static constexpr bool records = false, remembers = false;
 
-  static V forward(T* slots, V, V&) {
+  static void begin(T*, T*) {}
+
+  static V end(T* slots, V, V) {
     const V a = load(slots);
     return relu ? select<T>(a <= T{0}, V{}, a) : tanh<T>(a);
   }

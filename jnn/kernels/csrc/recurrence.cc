@@ -165,31 +165,37 @@ class Forward {
       const T* weight = by_state_.get() + group * l.output * kVectors * kLanes<T>;
       kPanels<T, kVectors>[rows - 1](l.output, h_[step % 2].get() + begin * output_, weight, slots + Cell::first * kLanes<T>, pitch_, true);
     }
-    for (int64_t i = 0; i < rows; ++i)
-      for (int unit = 0; unit < Cell::units; ++unit) {
-        const int64_t vector = group * Cell::units + unit;
-        if (vector * kLanes<T> < l.hidden) act(step, part, i, vector, slots + i * pitch_ + unit * Cell::lanes * kLanes<T>);
-      }
+    for (int unit = 0; unit < Cell::units; ++unit) {
+      const int64_t vector = group * Cell::units + unit;
+      if (vector * kLanes<T> < l.hidden) act(step, part, vector, slots + unit * Cell::lanes * kLanes<T>);
+    }
   }
 
-  void act(int64_t step, int64_t part, int64_t i, int64_t vector, T* slots) {
-    const int64_t n = parts_.begin(part) + i, time = l.time(step), unit = vector * kLanes<T>, count = l.hidden - unit;
-    const int64_t at = parts_.begin(part) * hidden_ + (vector * parts_.size(part) + i) * kLanes<T>, row = time * l.batch + n;
-    const bool valid = l.is_valid(time, n);
-    Vector<T> c{}, h = l.projection ? Vector<T>{} : load(h_[step % 2].get() + at);
-    if constexpr (Cell::remembers) c = load(c_.get() + n * hidden_ + unit);
-    if (valid) h = Cell::forward(slots, h, c);
-    if constexpr (Cell::remembers) {
-      store(c_.get() + n * hidden_ + unit, c);
-      if (out_.memory) store_some(out_.memory + row * l.hidden + unit, c, count);
-      if (step == l.steps - 1) store_some(out_.c + n * l.hidden + unit, c, count);
+  // What a cell makes of the slots, for a vector of units.
+  void act(int64_t step, int64_t part, int64_t vector, T* slots) {
+    const int64_t begin = parts_.begin(part), rows = parts_.size(part), time = l.time(step), unit = vector * kLanes<T>, count = l.hidden - unit;
+    T* memory = Cell::remembers ? c_.get() + begin * hidden_ + unit : nullptr;
+    for (int64_t i = 0; i < rows; ++i)
+      if (l.is_valid(time, begin + i)) Cell::begin(slots + i * pitch_, memory + i * hidden_);
+    for (int64_t i = 0; i < rows; ++i) {
+      const int64_t n = begin + i, at = begin * hidden_ + (vector * rows + i) * kLanes<T>, row = time * l.batch + n;
+      const bool valid = l.is_valid(time, n);
+      const Vector<T> c = Cell::remembers ? load(memory + i * hidden_) : Vector<T>{};
+      Vector<T> h = l.projection ? Vector<T>{} : load(h_[step % 2].get() + at);
+      if (valid) h = Cell::end(slots + i * pitch_, h, c);
+      if (Cell::remembers && out_.memory) store_some(out_.memory + row * l.hidden + unit, c, count);
+      if (Cell::remembers && step == l.steps - 1) store_some(out_.c + n * l.hidden + unit, c, count);
+      if (Cell::records && out_.lanes) record(row, unit, valid ? slots + i * pitch_ : nullptr);
+      if (l.projection) store(features_.get() + at, h);
+      else become(step, n, unit, at, h, valid);
     }
-    for (int s = 0; Cell::records && out_.lanes && s < Cell::lanes; ++s) {
-      const Vector<T> lane = valid ? load(slots + s * kLanes<T>) : Vector<T>{};
-      store_some(out_.lanes + (row * Cell::lanes + Cell::lane_of[s]) * l.hidden + unit, lane, count);
+  }
+
+  void record(int64_t row, int64_t unit, const T* slots) {
+    for (int s = 0; s < Cell::lanes; ++s) {
+      T* to = out_.lanes + (row * Cell::lanes + Cell::lane_of[s]) * l.hidden + unit;
+      store_some(to, slots ? load(slots + s * kLanes<T>) : Vector<T>{}, l.hidden - unit);
     }
-    if (l.projection) store(features_.get() + at, h);
-    else become(step, n, unit, at, h, valid);
   }
 
   // The new state of some units, or of some of what it is projected to, which stands `at` some place of the state in runs.
