@@ -54,7 +54,11 @@ def foreign(target: str, definition: Definition, attributes: Callable[[Any], dic
 
 
 def differentiable(
-    definition: Definition, forward: Definition, backward: Callable[..., Arrays], value: Definition | None = None, choosing: bool = False
+    definition: Definition,
+    forward: Callable[..., tuple[Arrays, Arrays]],
+    backward: Callable[..., Arrays],
+    value: Definition | None = None,
+    choosing: bool = False,
 ) -> Definition:
     """``definition(static, *arrays)`` with reverse mode by ``backward``; forward mode and what comes after is by the definition.
 
