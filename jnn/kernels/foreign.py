@@ -94,7 +94,9 @@ def differentiable(
     def jvp(static: Any, primals: Arrays, moved: Arrays) -> tuple[Arrays, Arrays]:
         outputs, residuals = forward(static, *primals)
         options = (("static", static), ("count", len(primals)), ("outputs", len(outputs)))
-        return outputs, tuple(tangent.bind(*alike(*moved, *primals, *residuals), static=options))
+        # Tangents vary as primals do. To what they are made alike is known, or the rest would not be when this is transposed.
+        known = (*primals, *residuals)
+        return outputs, tuple(tangent.bind(*alike(*moved, *known, of=known), static=options))
 
     def bind(static: Any, *arrays: Array) -> Arrays:
         if not by_library() or not all(_known(x) for x in arrays):
