@@ -53,13 +53,21 @@ def foreign(target: str, definition: Definition, attributes: Callable[[Any], dic
     return bind
 
 
-def differentiable(definition: Definition, forward: Definition, backward: Callable[..., Arrays]) -> Definition:
+def differentiable(
+    definition: Definition,
+    forward: Callable[..., tuple[Arrays, Arrays]],
+    backward: Callable[..., Arrays],
+    value: Definition | None = None,
+    choosing: bool = False,
+) -> Definition:
     """``definition(static, *arrays)`` with reverse mode by ``backward``; forward mode and what comes after is by the definition.
 
     Args:
         forward: ``(static, *arrays) -> (outputs, residuals)``.
         backward: ``(static, cotangents, residuals, arrays)``: the gradients by ``arrays``, all of floats. Is itself differentiated as
             if it were the gradient of the definition.
+        value: ``(static, *arrays) -> outputs``, where nothing is differentiated; else ``forward`` computes them.
+        choosing: whether ``backward`` takes a fifth argument, for each array whether its gradient is asked for; others may be anything.
     """
 
     def tangents_of(*moved_and_known: Array, static: Any, count: int, outputs: int) -> Arrays:
@@ -72,21 +80,23 @@ def differentiable(definition: Definition, forward: Definition, backward: Callab
         options = dict(static)
         count = options["count"]
         given = tuple(map(ad.instantiate_zeros, cotangents))
-        slopes = backward(options["static"], given, arrays[2 * count :], arrays[count : 2 * count])
-        wanted = (ad.is_undefined_primal(x) for x in arrays[:count])
+        wanted = tuple(ad.is_undefined_primal(x) for x in arrays[:count])
+        slopes = backward(options["static"], given, arrays[2 * count :], arrays[count : 2 * count], *((wanted,) if choosing else ()))
         return [slope if want else None for want, slope in zip(wanted, slopes, strict=True)] + [None] * (len(arrays) - count)
 
     ad.primitive_transposes[tangent] = transpose
 
     @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
     def run(static: Any, *arrays: Array) -> Any:
-        return forward(static, *arrays)[0]
+        return forward(static, *arrays)[0] if value is None else value(static, *arrays)
 
     @run.defjvp
     def jvp(static: Any, primals: Arrays, moved: Arrays) -> Any:
         outputs, residuals = forward(static, *primals)
         options = (("static", static), ("count", len(primals)), ("outputs", len(outputs)))
-        return outputs, tuple(tangent.bind(*alike(*moved, *primals, *residuals), static=options))
+        # Tangents vary as primals do. To what they are made alike is known, or the rest would not be when this is transposed.
+        known = (*primals, *residuals)
+        return outputs, tuple(tangent.bind(*alike(*moved, *known, of=known), static=options))
 
     def bind(static: Any, *arrays: Array) -> Arrays:
         if not by_library() or not _taken(arrays):

@@ -8,7 +8,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
+
+from .foreign import differentiable, foreign, gradient
 
 Array = jax.Array
 State = tuple[Array, ...]
@@ -152,22 +155,142 @@ def _slopes(act: Callable[..., State], inputs: list[Array], j: int) -> State:
     return jax.jvp(lambda v: act(*inputs[:j], v, *inputs[j + 1 :]), (x,), (jnp.ones_like(x),))[1]
 
 
+class _Form(NamedTuple):
+    """What of a layer is no array, and which arrays there are: x, the weights of input and state, h, and in this order what there is of
+    c, the biases of both, the projection and what is valid, as ones."""
+
+    mode: str
+    reverse: bool
+    biased: bool
+    projected: bool
+    masked: bool
+
+    def named(self, arrays: State) -> dict[str, Any]:
+        rest = iter(arrays[4:])
+        there = {"c": self.outputs == 3, "bias": self.biased, "bias_hh": self.biased, "projection": self.projected, "valid": self.masked}
+        names = ("x", "weight", "weight_hh", "h")
+        return dict(zip(names, arrays[:4], strict=True)) | {name: next(rest) if ok else None for name, ok in there.items()}
+
+    @property
+    def outputs(self) -> int:
+        return 3 if self.mode == "LSTM" else 2
+
+    @property
+    def arrays(self) -> int:
+        return 2 + self.outputs + 2 * self.biased + self.projected + self.masked
+
+
+class _Wanted(NamedTuple):
+    """Which gradients of a layer are asked for."""
+
+    form: _Form
+    wants_input: bool
+    wants_weights: bool
+
+
+def _operands(form: _Form, arrays: State) -> tuple[Any, ...]:
+    """What the loop takes: the lanes, the state, the state's weight, the projection and what is valid."""
+    a = form.named(arrays)
+    state = (a["h"],) if a["c"] is None else (a["h"], a["c"])
+    valid = None if a["valid"] is None else a["valid"][..., None] != 0
+    base = lanes(form.mode, a["x"], a["weight"], a["bias"], a["bias_hh"])
+    return base, state, a["weight_hh"].T, None if a["projection"] is None else a["projection"].T, valid
+
+
+def _layer(form: _Form, *arrays: Array) -> State:
+    """The outputs and the final state."""
+    operands = _operands(form, arrays)
+    hs, final = _run(form.mode, form.reverse, *operands)
+    return _zeroed(operands[-1], hs), *final
+
+
+def _recorded(form: _Form, *arrays: Array) -> State:
+    """What :func:`_layer` gives, and by step the state where the output is not that, the lanes of gates, and an LSTM's memory."""
+    operands = _operands(form, arrays)
+    valid = operands[-1]
+    final, (states, drive) = _scan(form.mode, form.reverse, True, *operands)
+    kept = tuple(_zeroed(valid, x) for x in _functions(form.mode, drive))
+    return _zeroed(valid, states[0]), *final, *(() if valid is None else states[:1]), *kept, *states[1:]
+
+
+def _zeroed(valid: Array | None, x: Array) -> Array:
+    return x if valid is None else jnp.where(valid, x, 0)
+
+
+def _functions(mode: str, drive: Array) -> State:
+    """The lanes after their functions. Of cells with one gate that is the state."""
+    if CELLS[mode].gates == 1:
+        return ()
+    a, b, c, d = jnp.split(drive, 4, -1)
+    a, b = jax.nn.sigmoid(a), jax.nn.sigmoid(b)
+    parts = (a, b, jnp.tanh(c), jax.nn.sigmoid(d)) if mode == "LSTM" else (a, b, jnp.tanh(c + a * d), d)
+    return (jnp.concatenate(parts, -1),)
+
+
+def _gradients(wanted: _Wanted, *arrays: Array) -> State:
+    """The gradients by a layer's arrays but what is valid, of cotangents, what was recorded, and the arrays."""
+    form, cut = wanted.form, len(arrays) - wanted.form.arrays
+    cotangents, residuals = arrays[: form.outputs], arrays[form.outputs : cut]
+    found = gradient(_layer)(form, cotangents, residuals, arrays[cut:])
+    return found[:-1] if form.masked else found
+
+
+def _attributes(form: _Form, **others: bool) -> dict[str, Any]:
+    return form._asdict() | {"mode": np.int64([*CELLS].index(form.mode))} | others
+
+
+_value = foreign("jnn_recurrence", _layer, lambda form: _attributes(form, record=False))
+_record = foreign("jnn_recurrence", _recorded, lambda form: _attributes(form, record=True))
+_gradient = foreign(
+    "jnn_recurrence_gradient",
+    _gradients,
+    lambda wanted: _attributes(wanted.form, wants_input=wanted.wants_input, wants_weights=wanted.wants_weights),
+)
+
+
+def _forward(form: _Form, *arrays: Array) -> tuple[State, State]:
+    found = _record(form, *arrays)
+    outputs, kept = found[: form.outputs], found[form.outputs :]
+    return outputs, kept if form.masked else (outputs[0], *kept)
+
+
+def _backward(form: _Form, cotangents: State, residuals: State, arrays: State, wanted: tuple[bool, ...]) -> State:
+    found = _gradient(_Wanted(form, wanted[0], any(wanted[1:])), *cotangents, *residuals, *arrays)
+    return (*found, jnp.zeros_like(arrays[-1])) if form.masked else found
+
+
+_by_library = differentiable(_layer, _forward, _backward, _value, choosing=True)
+
+
 @functools.partial(jax.jit, static_argnames=("mode", "reverse"))
 def recurrence(
-    mode: str, base: Array, state: State, weight: Array, projection: Array | None, valid: Array | None, reverse: bool
+    mode: str,
+    x: Array,
+    weights: tuple[Array, Array],
+    biases: tuple[Array, Array] | None,
+    state: State,
+    projection: Array | None,
+    valid: Array | None,
+    reverse: bool,
 ) -> tuple[Array, State]:
     """The outputs (T, N, H) and final state of a recurrent layer in one direction.
 
     Args:
         mode: a key of ``CELLS``.
-        base: what :func:`lanes` gives, (T, N, lanes).
+        x: the input, (T, N, I).
+        weights: (gates, I), of the input, and (gates, H), of the state.
+        biases: (gates,) of both, or None.
         state: the initial state, (N, H) each.
-        weight: (gates, H), of the state.
         projection: (P, H) or None, an LSTM's ``weight_hr``.
         valid: (T, N) or None. Where it is False the state stays as it is and the output is 0.
         reverse: whether time runs backwards.
     """
-    if valid is not None:
-        valid = valid[..., None]
-    hs, final = _run(mode, reverse, base, state, weight.T, None if projection is None else projection.T, valid)
-    return (hs if valid is None else jnp.where(valid, hs, 0)), final
+    form = _Form(mode, reverse, biases is not None, projection is not None, valid is not None)
+    rest = (
+        *state[1:],
+        *(biases or ()),
+        *(() if projection is None else (projection,)),
+        *(() if valid is None else (valid.astype(x.dtype),)),
+    )
+    y, *final = _by_library(form, x, *weights, state[0], *rest)
+    return y, tuple(final)

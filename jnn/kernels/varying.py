@@ -11,12 +11,12 @@ from jax import lax
 Array = jax.Array
 
 
-def alike(*arrays: Any) -> tuple[Any, ...]:
-    """The arrays, all of them varying along the axes along which any of them does: what a primitive of one's own needs."""
+def alike(*arrays: Any, of: tuple[Any, ...] | None = None) -> tuple[Any, ...]:
+    """The arrays, all of them varying along the axes along which any of them does, or of ``of``: what a primitive of one's own needs."""
     if not jax.sharding.get_abstract_mesh().manual_axes or not all(x.size for x in arrays):
         return arrays
     one = jnp.ones(())
-    for x in arrays:
+    for x in arrays if of is None else of:
         one *= _one(x).astype(one.dtype)
     return tuple(x * one.astype(x.dtype) for x in arrays)
 

@@ -218,23 +218,21 @@ class RNNBase(Layer):
 
     def _direction(self, s: Any, at: str, x: Array, state: State | None, valid: Any) -> tuple[Array, State]:
         """One layer in one direction."""
-        bias = (getattr(s, f"bias_ih{at}"), getattr(s, f"bias_hh{at}")) if self.bias else (None, None)
-        base = kernel.lanes(self.mode, x, *map(_array, (getattr(s, f"weight_ih{at}"), *bias)))
+        names = [f"{kind}_{of}{at}" for kind in (("weight", "bias") if self.bias else ("weight",)) for of in ("ih", "hh")]
+        weights = [jnp.asarray(getattr(s, name)) for name in names]
         # Zeros made from the input vary over the mesh as it does, which shard_map asks of a loop's state.
-        zeros = jnp.zeros_like(base[0, :, : self.hidden_size])
-        start = (zeros[:, : self.proj_size or self.hidden_size], zeros) if self.mode == "LSTM" else (zeros,)
-        start = start if state is None else tuple(a + b for a, b in zip(state, start, strict=True))
-        weight, projection = getattr(s, f"weight_hh{at}"), getattr(s, f"weight_hr{at}") if self.proj_size else None
-        return kernel.recurrence(self.mode, base, start, _array(weight), _array(projection), valid, reverse=at.endswith("_reverse"))
+        zero = jnp.zeros_like(x[0, :, :1])
+        sizes = (self.proj_size or self.hidden_size, *((self.hidden_size,) if self.mode == "LSTM" else ()))
+        zeros = tuple(jnp.broadcast_to(zero, (x.shape[1], size)) for size in sizes)
+        start = zeros if state is None else tuple(a + b for a, b in zip(state, zeros, strict=True))
+        biases = (weights[2], weights[3]) if self.bias else None
+        projection = jnp.asarray(getattr(s, f"weight_hr{at}")) if self.proj_size else None
+        return kernel.recurrence(self.mode, x, (weights[0], weights[1]), biases, start, projection, valid, reverse=at.endswith("_reverse"))
 
     def extra_repr(self) -> str:
         shown = [str(self.input_size), str(self.hidden_size)]
         plain = {"proj_size": 0, "num_layers": 1, "bias": True, "batch_first": False, "dropout": 0, "bidirectional": False}
         return ", ".join(shown + [f"{name}={getattr(self, name)}" for name, usual in plain.items() if getattr(self, name) != usual])
-
-
-def _array(x: Any) -> Any:
-    return None if x is None else jnp.asarray(x)
 
 
 @layer

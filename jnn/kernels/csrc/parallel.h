@@ -1,10 +1,12 @@
 // Work shared with the threads of the program that calls.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <memory>
 #include <thread>
+#include <vector>
 
 #include "xla/ffi/api/ffi.h"
 
@@ -12,34 +14,113 @@ namespace jnn {
 
 namespace ffi = xla::ffi;
 
-// Calls run(0), ..., run(tasks - 1) on the caller and on threads of the pool that come to it. The caller takes every task that
-// no other thread has begun and waits for those begun only: callers that occupy the whole pool do not wait for each other.
-template <class Run>
-void parallel(ffi::ThreadPool& pool, int64_t tasks, const Run& run) {
+// Calls work(0) on the caller, and work(1), ..., `members` in all at most, on threads of the pool that come before the caller is done.
+// It waits for those that have come only: callers that occupy the whole pool do not wait for each other.
+template <class Work>
+void together(ffi::ThreadPool& pool, int64_t members, const Work& work) {
   struct State {
-    std::atomic<int64_t> next{0};
     std::atomic<int> running{0};
     std::atomic<bool> closed{false};
   };
-  const int64_t helpers = std::min(tasks, pool.num_threads()) - 1;
-  if (helpers < 1) {
-    for (int64_t i = 0; i < tasks; ++i) run(i);
-    return;
-  }
   auto state = std::make_shared<State>();
-  auto work = [&run, tasks](State& state) {
-    for (int64_t i; (i = state.next.fetch_add(1)) < tasks;) run(i);
-  };
-  for (int64_t i = 0; i < helpers; ++i) {
-    pool.Schedule([state, work] {
+  for (int64_t member = 1; member < members; ++member) {
+    pool.Schedule([state, &work, member] {
       state->running.fetch_add(1);
-      if (!state->closed.load()) work(*state);
+      if (!state->closed.load()) work(member);
       state->running.fetch_sub(1);
     });
   }
-  work(*state);
+  work(0);
   state->closed.store(true);
   while (state->running.load()) std::this_thread::yield();
+}
+
+// Calls run(0), ..., run(tasks - 1) on the caller and on threads of the pool that come to it.
+template <class Run>
+void parallel(ffi::ThreadPool& pool, int64_t tasks, const Run& run) {
+  const int64_t members = std::min(tasks, pool.num_threads());
+  if (members < 2) {
+    for (int64_t i = 0; i < tasks; ++i) run(i);
+    return;
+  }
+  std::atomic<int64_t> next{0};
+  together(pool, members, [&](int64_t) {
+    for (int64_t i; (i = next.fetch_add(1)) < tasks;) run(i);
+  });
+}
+
+// Of `members` threads each begins with its own share of the tasks of a stage, always the same, whose data are in its cache, and takes
+// what others have not begun when it has done that.
+class Stages {
+ public:
+  Stages(const std::vector<int64_t>& tasks, int64_t members)
+      : tasks_(tasks), members_(members), claims_(new Claim[*std::max_element(tasks.begin(), tasks.end())]) {}
+
+  // Takes part, as the `member`-th, until all stages are over: calls run(stage, task) for what it takes.
+  template <class Run>
+  void work(int64_t member, const Run& run) {
+    int64_t target = 0;
+    for (size_t stage = 0; stage < tasks_.size(); ++stage) {
+      target += tasks_[stage];
+      if (finished_.load(std::memory_order_acquire) >= target) continue;
+      if (const int64_t done = stage_of(member, stage, run)) finished_.fetch_add(done, std::memory_order_acq_rel);
+      for (int turns = 0; finished_.load(std::memory_order_acquire) < target; ++turns) {
+        if (turns > kPatience) std::this_thread::yield();
+        else pause();
+      }
+    }
+  }
+
+ private:
+  // The stage that a task was last begun in, and 1 more.
+  struct alignas(64) Claim {
+    std::atomic<int64_t> stage{0};
+  };
+  static constexpr int kPatience = 4000;
+
+  static void pause() {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#endif
+  }
+
+  bool claim(int64_t task, int64_t stage) {
+    int64_t seen = claims_[task].stage.load(std::memory_order_relaxed);
+    return seen <= stage && claims_[task].stage.compare_exchange_strong(seen, stage + 1, std::memory_order_acq_rel);
+  }
+
+  template <class Run>
+  int64_t stage_of(int64_t member, int64_t stage, const Run& run) {
+    const int64_t tasks = tasks_[stage];
+    int64_t done = 0;
+    auto take = [&](int64_t task) {
+      if (claim(task, stage)) run(stage, task), ++done;
+    };
+    for (int64_t task = member * tasks / members_; task < (member + 1) * tasks / members_; ++task) take(task);
+    for (int64_t i = 1; i < members_; ++i) {
+      const int64_t other = (member + i) % members_;
+      for (int64_t task = (other + 1) * tasks / members_ - 1; task >= other * tasks / members_; --task) take(task);
+    }
+    return done;
+  }
+
+  const std::vector<int64_t>& tasks_;
+  const int64_t members_;
+  std::unique_ptr<Claim[]> claims_;
+  alignas(64) std::atomic<int64_t> finished_{0};
+};
+
+// Calls run(stage, task) for every stage and each of its tasks, a stage after the one before is over.
+template <class Run>
+void in_stages(ffi::ThreadPool& pool, const std::vector<int64_t>& tasks, const Run& run) {
+  const int64_t members = std::min(*std::max_element(tasks.begin(), tasks.end()), pool.num_threads());
+  if (members < 2) {
+    for (size_t stage = 0; stage < tasks.size(); ++stage)
+      for (int64_t task = 0; task < tasks[stage]; ++task) run(stage, task);
+    return;
+  }
+  Stages stages(tasks, members);
+  together(pool, members, [&](int64_t member) { stages.work(member, run); });
 }
 
 }  // namespace jnn

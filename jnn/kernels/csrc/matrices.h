@@ -1,0 +1,124 @@
+// Products of matrices that stand in the order in which tiles read them, and how they come to stand so.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <utility>
+
+#include "products.h"
+#include "vector.h"
+
+namespace jnn {
+
+template <class T>
+using Buffer = std::unique_ptr<T[]>;
+
+template <class T>
+Buffer<T> buffer(int64_t size) {
+  return Buffer<T>(new T[size]);
+}
+
+// Sums that a tile keeps in registers, and so its rows for so many vectors of columns.
+constexpr int kSums = kRegisters == 32 ? 28 : 12;
+template <int vectors>
+constexpr int kRowsOf = kSums / vectors;
+
+// c[i][j] = (add ? c[i][j] : 0) + sum over k of a[i][k] * b[k * columns + j], for `rows` rows of c, `stride` apart, and columns that make
+// so many vectors. a stands in runs of a row's terms: a[i][k] is the ((k / run * rows + i) * run + k % run)-th.
+template <class T, int rows, int vectors, int run>
+void panel(int64_t depth, const T* a, const T* b, T* c, int64_t stride, bool add) {
+  Vector<T> sums[rows][vectors];
+#pragma GCC unroll 32
+  for (int i = 0; i < rows; ++i)
+#pragma GCC unroll 8
+    for (int j = 0; j < vectors; ++j) sums[i][j] = add ? load(c + i * stride + j * kLanes<T>) : Vector<T>{};
+  for (int64_t begin = 0; begin < depth; begin += run, a += rows * run) {
+    const int64_t terms = run == 1 ? 1 : std::min<int64_t>(run, depth - begin);
+    for (int64_t k = 0; k < terms; ++k, b += vectors * kLanes<T>) {
+      Vector<T> right[vectors];
+#pragma GCC unroll 8
+      for (int j = 0; j < vectors; ++j) right[j] = load(b + j * kLanes<T>);
+#pragma GCC unroll 32
+      for (int i = 0; i < rows; ++i) {
+        const Vector<T> factor = broadcast(a[i * run + k]);
+#pragma GCC unroll 8
+        for (int j = 0; j < vectors; ++j) sums[i][j] += factor * right[j];
+      }
+    }
+  }
+#pragma GCC unroll 32
+  for (int i = 0; i < rows; ++i)
+#pragma GCC unroll 8
+    for (int j = 0; j < vectors; ++j) store(c + i * stride + j * kLanes<T>, sums[i][j]);
+}
+
+template <class T>
+using Panel = void (*)(int64_t, const T*, const T*, T*, int64_t, bool);
+template <class T, int vectors, int run, size_t... i>
+constexpr std::array<Panel<T>, sizeof...(i)> panels_of(std::index_sequence<i...>) {
+  return {panel<T, i + 1, vectors, run>...};
+}
+
+// That of rows - 1.
+template <class T, int vectors, int run = kLanes<T>>
+inline constexpr auto kPanels = panels_of<T, vectors, run>(std::make_index_sequence<kRowsOf<vectors>>());
+
+// The first `count` lanes, or all where there are more.
+template <class T>
+inline Vector<T> load_some(const T* from, int64_t count) {
+  return count >= kLanes<T> ? load(from) : load_masked(from, between(0, static_cast<int>(count)), 1);
+}
+
+template <class T>
+inline void store_some(T* to, Vector<T> v, int64_t count) {
+  count >= kLanes<T> ? store(to, v) : store_masked(to, v, between(0, static_cast<int>(count)), 1);
+}
+
+// Rows of `depth` terms, `stride` apart, in runs of a row's terms, as many as lanes; the last run is filled up with zeros.
+template <class T>
+void in_runs(const T* from, int64_t stride, int64_t rows, int64_t depth, T* to) {
+  for (int64_t k = 0; k < depth; k += kLanes<T>)
+    for (int64_t i = 0; i < rows; ++i, to += kLanes<T>) store(to, load_some(from + i * stride + k, depth - k));
+}
+
+// `depth` rows, `stride` apart, of up to `width` columns, of which `count` are there: to[k * width + j].
+template <class T>
+void in_rows(const T* from, int64_t stride, int64_t depth, int64_t count, int64_t width, T* to) {
+  for (int64_t k = 0; k < depth; ++k)
+    for (int64_t j = 0; j < width; j += kLanes<T>, to += kLanes<T>)
+      store(to, count > j ? load_some(from + k * stride + j, count - j) : Vector<T>{});
+}
+
+// Row i of the lower half of pairs and row i + half change the blocks of `half` that stand off the diagonal.
+template <class T, int half, size_t... i>
+inline void exchange(Vector<T>& low, Vector<T>& high, std::index_sequence<i...>) {
+  constexpr size_t lanes = sizeof...(i);
+  const Vector<T> left = __builtin_shufflevector(low, high, (i & half ? lanes + i - half : i)...);
+  high = __builtin_shufflevector(low, high, (i & half ? lanes + i : i + half)...);
+  low = left;
+}
+
+template <class T, int half = kLanes<T> / 2>
+inline void transpose(Vector<T>* rows) {
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes<T>; ++i)
+    if (!(i & half)) exchange<T, half>(rows[i], rows[i + half], std::make_index_sequence<kLanes<T>>());
+  if constexpr (half > 1) transpose<T, half / 2>(rows);
+}
+
+// Up to as many rows as lanes, of `depth` terms and `stride` apart, as columns: to[k * pitch + j]. Columns that are missing are zeros.
+template <class T>
+void in_columns(const T* from, int64_t stride, int64_t rows, int64_t depth, T* to, int64_t pitch) {
+  for (int64_t k = 0; k < depth; k += kLanes<T>) {
+    const int64_t terms = std::min<int64_t>(kLanes<T>, depth - k);
+    Vector<T> block[kLanes<T>];
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes<T>; ++i) block[i] = i < rows ? load_some(from + i * stride + k, terms) : Vector<T>{};
+    transpose<T>(block);
+    for (int64_t i = 0; i < terms; ++i) store(to + (k + i) * pitch, block[i]);
+  }
+}
+
+}  // namespace jnn
