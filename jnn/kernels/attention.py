@@ -6,6 +6,7 @@ import enum
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,9 @@ import numpy as np
 from jax import lax
 
 from ..core import checks, dtypes
+from .foreign import differentiable, foreign, gradient
 from .matmul import matmul
+from .platform import by_library
 from .softmax import softmax
 from .taps import count
 
@@ -121,6 +124,14 @@ def attention(
         causal: whether a query sees only keys of positions up to its own.
         rate: the probability of a weight being dropped.
     """
+    if (key is None or rate == 0) and by_library() and jnp.issubdtype(q.dtype, np.floating):
+        return _without_dropout(_Form(causal, scale, backend, bias is not None), q, k, v, bias)
+    return _attention(q, k, v, bias, key, causal=causal, scale=scale, rate=rate, backend=backend)
+
+
+def _attention(
+    q: Array, k: Array, v: Array, bias: Array | None, key: Array | None, *, causal: bool, scale: float, rate: float, backend: SDPBackend
+) -> Array:
     steps = q.shape[-2]
     if backend is SDPBackend.MATH or steps <= _BLOCK:
         return _attend(q, k, v, bias, 0, causal, scale, rate, key)
@@ -141,3 +152,57 @@ def attention(
 
     out = jnp.moveaxis(lax.map(block, (jnp.arange(count), blocks(q), blocks(bias) if by_query and bias is not None else None)), 0, -3)
     return out.reshape(*out.shape[:-3], count * _BLOCK, out.shape[-1])[..., :steps, :]
+
+
+class _Form(NamedTuple):
+    causal: bool
+    scale: float
+    backend: SDPBackend
+    biased: bool
+
+
+def _without_dropout(form: _Form, q: Array, k: Array, v: Array, bias: Array | None) -> Array:
+    """:func:`attention` by the library, which takes arrays of equal leading dimensions and a bias that says one number for each key."""
+    dtype = dtypes.accumulator(q.dtype)
+    lead = jnp.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])
+    arrays = [jnp.broadcast_to(x, (*lead, *x.shape[-2:])).astype(dtype) for x in (q, k, v)]
+    added = jnp.zeros(1, dtype) if bias is None else jnp.broadcast_to(bias, (*bias.shape[:-1], k.shape[-2])).astype(dtype)
+    return _library(form, *arrays, added)[0].astype(q.dtype)
+
+
+def _definition(form: _Form, q: Array, k: Array, v: Array, bias: Array) -> tuple[Array]:
+    own = bias if form.biased else None
+    return (_attention(q, k, v, own, None, causal=form.causal, scale=form.scale, rate=0.0, backend=form.backend),)
+
+
+def _with_logs(form: _Form, q: Array, k: Array, v: Array, bias: Array) -> tuple[Array, Array]:
+    """The result, and by query the logarithm of the sum of its scores' exponentials: 0 where there is nothing to sum up."""
+    scores = _scores(q, k, bias if form.biased else None, form.scale)
+    if form.causal:
+        scores = jnp.where(np.tri(*scores.shape[-2:], dtype=bool), scores, -jnp.inf)
+    logs = jax.nn.logsumexp(scores, -1)
+    return *_definition(form, q, k, v, bias), jnp.where(logs == -jnp.inf, 0, logs)
+
+
+def _slopes(form: _Form, g: Array, y: Array, logs: Array, q: Array, k: Array, v: Array, bias: Array) -> tuple[Array, ...]:
+    return gradient(_definition)(form, (g,), (), (q, k, v, bias))[:3]
+
+
+def _attributes(form: _Form) -> dict[str, Any]:
+    return {"causal": form.causal, "scale": np.float64(form.scale)}
+
+
+_run = foreign("jnn_attention", _with_logs, _attributes)
+_run_gradient = foreign("jnn_attention_gradient", _slopes, _attributes)
+
+
+def _forward(form: _Form, *arrays: Array) -> tuple[tuple[Array], tuple[Array, Array]]:
+    y, logs = _run(form, *arrays)
+    return (y,), (y, logs)
+
+
+def _backward(form: _Form, cotangents: tuple[Array], residuals: tuple[Array, Array], arrays: tuple[Array, ...]) -> tuple[Any, ...]:
+    return *_run_gradient(form, *cotangents, *residuals, *arrays), lambda: gradient(_definition)(form, cotangents, residuals, arrays)[3]
+
+
+_library = differentiable(_definition, _forward, _backward)

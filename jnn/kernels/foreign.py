@@ -53,13 +53,13 @@ def foreign(target: str, definition: Definition, attributes: Callable[[Any], dic
     return bind
 
 
-def differentiable(definition: Definition, forward: Definition, backward: Callable[..., Arrays]) -> Definition:
+def differentiable(definition: Definition, forward: Definition, backward: Callable[..., Sequence[Any]]) -> Definition:
     """``definition(static, *arrays)`` with reverse mode by ``backward``; forward mode and what comes after is by the definition.
 
     Args:
         forward: ``(static, *arrays) -> (outputs, residuals)``.
-        backward: ``(static, cotangents, residuals, arrays)``: the gradients by ``arrays``, all of floats. Is itself differentiated as
-            if it were the gradient of the definition.
+        backward: ``(static, cotangents, residuals, arrays)``: the gradients by ``arrays``, all of floats, or for one that is seldom wanted
+            a function that computes it. Is itself differentiated as if it were the gradient of the definition.
     """
 
     def tangents_of(*moved_and_known: Array, static: Any, count: int, outputs: int) -> Arrays:
@@ -74,7 +74,8 @@ def differentiable(definition: Definition, forward: Definition, backward: Callab
         given = tuple(map(ad.instantiate_zeros, cotangents))
         slopes = backward(options["static"], given, arrays[2 * count :], arrays[count : 2 * count])
         wanted = (ad.is_undefined_primal(x) for x in arrays[:count])
-        return [slope if want else None for want, slope in zip(wanted, slopes, strict=True)] + [None] * (len(arrays) - count)
+        found = [(slope() if callable(slope) else slope) if want else None for want, slope in zip(wanted, slopes, strict=True)]
+        return found + [None] * (len(arrays) - count)
 
     ad.primitive_transposes[tangent] = transpose
 
