@@ -1,6 +1,7 @@
 // Attention by blocks of queries and of keys, whose scores stay in the cache, and its gradients.
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <limits>
 #include <memory>
@@ -10,6 +11,7 @@
 #include "functions.h"
 #include "parallel.h"
 #include "products.h"
+#include "rows.h"
 #include "transpose.h"
 #include "vector.h"
 #include "xla/ffi/api/ffi.h"
@@ -21,6 +23,9 @@ namespace {
 constexpr int64_t kPanelsAtOnce = 8;
 // For balance there are so many tasks for each thread, and so many in a gradient, which sums up their parts, on any machine.
 constexpr int64_t kTasksAThread = 4, kTasks = 16;
+
+// So few queries are taken one by one, for which keys are read as they lie.
+constexpr int64_t kFew = 8;
 
 // Queries stand side by side in so many vectors, and what belongs to them, such as their scores, in rows of that width.
 template <class T, int vectors>
@@ -235,6 +240,64 @@ void attend(const Queries<T>& q, const Forward<T>& f, const T* queries) {
   transpose(found, wide, value_width, q.count, f.y + q.first * value_width, value_width);
 }
 
+// The weights of all keys for one query, and the logarithm of what their exponentials summed up to.
+template <class T>
+T weigh(const Sizes& s, int64_t query, const T* q, const T* k, const T* bias, T* weights) {
+  constexpr T least = -std::numeric_limits<T>::infinity();
+  const int64_t keys = s.causal ? std::min(s.keys, query + 1) : s.keys;
+  T most = least, total = 0;
+  for (int64_t i = 0; i < keys; ++i) {
+    weights[i] = dot(s.width, q, k + i * s.width) + (bias ? bias[i] : T{0});
+    most = weights[i] > most ? weights[i] : most;
+  }
+  std::fill(weights + keys, weights + s.keys, least);
+  const T base = most == least ? T{0} : most;
+  for (int64_t i = 0; i < s.keys; i += kLanes<T>) {
+    const Mask inside = between(0, std::min<int64_t>(kLanes<T>, s.keys - i));
+    store_masked(weights + i, exp<T>(load_masked(weights + i, inside, 1) - base), inside, 1);
+  }
+  for (int64_t i = 0; i < keys; ++i) total += weights[i];
+  if (most == least && bias) total = 1;
+  for (int64_t i = 0; i < keys; ++i) weights[i] /= total;
+  return base + std::log(total);
+}
+
+// Attention of few queries.
+template <class T>
+void attend_few(const Sizes& s, const T* q, const T* k, const T* v, const T* bias, int64_t bias_row, T scale, T* y, T* logs) {
+  const Buffer<T> own(new T[s.width + s.keys]);
+  T* weights = own.get() + s.width;
+  for (int64_t i = 0; i < s.queries; ++i) {
+    for (int64_t j = 0; j < s.width; ++j) own[j] = scale * q[i * s.width + j];
+    logs[i] = weigh(s, i, own.get(), k, bias ? bias + i * bias_row : nullptr, weights);
+    std::fill_n(y + i * s.value_width, s.value_width, T{0});
+    for (int64_t key = 0; key < s.keys; ++key) add(s.value_width, weights[key], v + key * s.value_width, y + i * s.value_width);
+  }
+}
+
+// Its gradients.
+template <class T>
+void differentiate_few(const Sizes& s, const T* q, const T* k, const T* v, const T* bias, int64_t bias_row, T scale, const T* y, const T* g, T* by_q,
+                       T* by_k, T* by_v) {
+  const Buffer<T> own(new T[s.width + s.keys]);
+  T* weights = own.get() + s.width;
+  std::fill_n(by_k, s.keys * s.width, T{0});
+  std::fill_n(by_v, s.keys * s.value_width, T{0});
+  std::fill_n(by_q, s.queries * s.width, T{0});
+  for (int64_t i = 0; i < s.queries; ++i) {
+    for (int64_t j = 0; j < s.width; ++j) own[j] = scale * q[i * s.width + j];
+    weigh(s, i, own.get(), k, bias ? bias + i * bias_row : nullptr, weights);
+    const T* slope = g + i * s.value_width;
+    const T mean = dot(s.value_width, slope, y + i * s.value_width);
+    for (int64_t key = 0; key < s.keys; ++key) {
+      const T by_score = weights[key] * (dot(s.value_width, slope, v + key * s.value_width) - mean);
+      add(s.value_width, weights[key], slope, by_v + key * s.value_width);
+      add(s.width, by_score, own.get(), by_k + key * s.width);
+      add(s.width, by_score * scale, k + key * s.width, by_q + i * s.width);
+    }
+  }
+}
+
 // Calls run with the first query and the number of each block of up to two vectors, and how many vectors it takes.
 template <class T, class Run>
 void by_block(int64_t begin, int64_t end, const Run& run) {
@@ -247,6 +310,12 @@ void by_block(int64_t begin, int64_t end, const Run& run) {
 
 template <class T>
 void forward(ffi::ThreadPool& pool, const Sizes& s, const T* q, const T* k, const T* v, const Bias<T>& bias, T scale, T* y, T* logs) {
+  if (s.queries <= kFew) {
+    return parallel(pool, s.heads, [&](int64_t head) {
+      attend_few(s, q + head * s.queries * s.width, k + head * s.keys * s.width, v + head * s.keys * s.value_width, bias.of(head, s), bias.row, scale,
+                 y + head * s.queries * s.value_width, logs + head * s.queries);
+    });
+  }
   const Parts panels(s.keys, kMostRows);
   const int64_t blocks = (s.queries + kQueries<T, 2> - 1) / kQueries<T, 2>;
   const Parts parts(blocks, std::max<int64_t>(1, blocks * s.heads / (kTasksAThread * pool.num_threads())));
@@ -357,6 +426,14 @@ struct Gradients {
 template <class T>
 void backward(ffi::ThreadPool& pool, const Sizes& s, const T* q, const T* k, const T* v, const Bias<T>& bias, T scale, const T* y, const T* logs,
               const T* g, const Gradients<T>& to) {
+  if (s.queries <= kFew) {
+    return parallel(pool, s.heads, [&](int64_t head) {
+      const int64_t query = head * s.queries, key = head * s.keys;
+      differentiate_few(s, q + query * s.width, k + key * s.width, v + key * s.value_width, bias.of(head, s), bias.row, scale,
+                        y + query * s.value_width, g + query * s.value_width, to.by_q + query * s.width, to.by_k + key * s.width,
+                        to.by_v + key * s.value_width);
+    });
+  }
   const Parts panels(s.keys, kMostRows), parts(panels.parts, std::max<int64_t>(kPanelsAtOnce, panels.parts * s.heads / kTasks));
   const int64_t size = s.heads * s.queries * s.width, pitch = tiled<T>(s.width), value_pitch = tiled<T>(s.value_width);
   // Each part of the keys has its own gradient by the queries, and they are added up.
