@@ -92,7 +92,7 @@ def test_every_form_of_a_convolution_is_xlas(kernel, rules, function, rng, monke
 
     def run(native):
         jax.clear_caches()
-        with lowering(native=native):
+        with lowering(native=native, library=False):
             return jax.grad(lambda x, w: (function(x, w, padding=kernel // 2) ** 3).sum(), (0, 1))(x, w)
 
     for module, rule in rules:
@@ -134,7 +134,7 @@ def test_winograds_algorithm_is_off_where_products_are_asked_to_be_exact():
     x, w = jnp.ones((4, 128, 8, 8)), jnp.ones((128, 128, 3, 3))
 
     def multiplies_places():
-        with lowering(native=False):
+        with lowering(native=False, library=False):
             return "ptc,poc->pto" in jax.jit(lambda x, w: F.conv2d(x, w, padding=1)).lower(x, w).as_text(debug_info=True)
 
     assert multiplies_places()
@@ -148,7 +148,7 @@ def test_convolutions_of_batches_whose_size_is_left_open(channels, outputs, size
     w = jnp.asarray(rng.standard_normal((outputs, channels, 3, 3)))
     x = jnp.asarray(rng.standard_normal((3, channels, size, size)))
     step = jax.jit(jax.value_and_grad(lambda x: (F.conv2d(x, w, padding=1) ** 2).sum()))
-    with lowering(native=False):
+    with lowering(native=False, library=False):
         exported = jax.export.export(step)(jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype))
         for a, b in zip(exported.call(x), step(x), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9)

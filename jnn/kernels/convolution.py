@@ -19,10 +19,12 @@ from ..core import dtypes
 from . import dense, grouped, patches
 from .bilinear import Like, bilinear
 from .foreign import foreign
-from .platform import native
+from .platform import exact_products, native
 from .taps import Geometry, Ints, Pads, flipped, pad, swapped
 
 Array = jax.Array
+# Of a geometry, the spatial sizes of the result, and two arrays.
+_Sized = Callable[..., Array]
 
 # XLA:CPU expands a grouped convolution into a dense or a scalar one; up to these numbers, writing it out is faster: of terms of an
 # output, of those in steps of 1, where neighbours are read together, and of groups.
@@ -35,6 +37,8 @@ _CHANNELS = 16
 # up, are so many times as large as the kernel.
 _OUTPUTS_A_CHANNEL = 6
 _MOST_ZEROS = 1.7
+# The form that the library takes where it can, "patches", "slabs", "winograd" or "channels"; it chooses where none is named.
+_LIBRARY_FORM = ""
 
 
 def conv(x: Array, w: Array, *, stride: Ints, padding: Pads, dilation: Ints, groups: int = 1) -> Array:
@@ -164,25 +168,49 @@ def _by_weight(geometry: Geometry, g: Array, x: Array, kernel: Ints) -> Array:
     return jnp.stack([blocks[:, i, :, i] for i in range(share)], 1).reshape(g.shape[1], per_group, *kernel)
 
 
-def _attributes(geometry: Geometry) -> dict[str, Any]:
-    lows = [low for low, _ in geometry.padding]
-    spans = {name: np.array(v, np.int64) for name, v in (("stride", geometry.stride), ("padding", lows), ("dilation", geometry.dilation))}
-    return spans | {"groups": np.int64(geometry.groups)}
+def _attributes(static: tuple[Geometry, Ints]) -> dict[str, Any]:
+    stride, padding, dilation, groups = static[0]
+    spans = {"stride": stride, "padding": [low for low, _ in padding], "dilation": dilation}
+    numbers = {name: np.array(values, np.int64) for name, values in spans.items()}
+    return numbers | {"groups": np.int64(groups), "exact": exact_products(), "form": _LIBRARY_FORM}
 
 
-_run = foreign("jnn_conv", lambda geometry, x, w: (_forward(geometry, x, w),), _attributes)
-_run_by_input = foreign("jnn_conv_by_input", lambda static, g, w: (_by_input(static[0], g, w, static[1]),), lambda s: _attributes(s[0]))
-_run_by_weight = foreign("jnn_conv_by_weight", lambda static, g, x: (_by_weight(static[0], g, x, static[1]),), lambda s: _attributes(s[0]))
+def _by_library(target: str, definition: _Sized) -> _Sized:
+    """``definition(geometry, sizes, a, b)``, the sizes being those of the result, as a call of the library."""
+    run = foreign(target, lambda static, a, b: (definition(*static, a, b),), _attributes)
+    return lambda geometry, sizes, a, b: run((geometry, tuple(sizes)), a, b)[0]
 
-_conv = bilinear(
-    lambda geometry, x, w: _run(geometry, x, w)[0],
-    lambda geometry, g, w, x: _run_by_input((geometry, x.shape[2:]), g, w)[0],
-    lambda geometry, g, x, w: _run_by_weight((geometry, w.shape[2:]), g, x)[0],
-)
+
+_library_forward = _by_library("jnn_conv", lambda geometry, _, x, w: _forward(geometry, x, w))
+_library_by_input = _by_library("jnn_conv_by_input", lambda geometry, sizes, g, w: _by_input(geometry, g, w, sizes))
+_library_by_weight = _by_library("jnn_conv_by_weight", lambda geometry, kernel, g, x: _by_weight(geometry, g, x, kernel))
+
+
+def _mostly_weights(geometry: Geometry, g: Array | Like, w: Array | Like) -> bool:
+    """Whether weights are most of what is read: the library would put them in order first, and XLA's matmuls need not."""
+    return geometry.groups == 1 and not _LIBRARY_FORM and patches.no_more_than_outputs(g.shape[0], g.shape[2:], w.shape[0])
+
+
+def _value(geometry: Geometry, x: Array, w: Array) -> Array:
+    sizes = geometry.sizes(x.shape[2:], w.shape[2:])
+    few = _mostly_weights(geometry, Like((x.shape[0], w.shape[0], *sizes), x.dtype), w)
+    return _forward(geometry, x, w) if few else _library_forward(geometry, sizes, x, w)
+
+
+def _slope_by_input(geometry: Geometry, g: Array, w: Array, sizes: Ints) -> Array:
+    return _by_input(geometry, g, w, sizes) if _mostly_weights(geometry, g, w) else _library_by_input(geometry, sizes, g, w)
+
+
+def _slope_by_weight(geometry: Geometry, g: Array, x: Array, w: Array | Like) -> Array:
+    kernel = w.shape[2:]
+    return _by_weight(geometry, g, x, kernel) if _mostly_weights(geometry, g, w) else _library_by_weight(geometry, kernel, g, x)
+
+
+_conv = bilinear(_value, lambda geometry, g, w, x: _slope_by_input(geometry, g, w, x.shape[2:]), _slope_by_weight)
 _conv_transpose = bilinear(
-    lambda static, x, w: _run_by_input(static, x, w)[0],
-    lambda static, g, w, x: _run(_covering(static[0], static[1], x, w), g, w)[0],
-    lambda static, g, x, w: _run_by_weight((_covering(static[0], static[1], x, w), w.shape[2:]), x, g)[0],
+    lambda static, x, w: _slope_by_input(static[0], x, w, static[1]),
+    lambda static, g, w, x: _value(_covering(static[0], static[1], x, w), g, w),
+    lambda static, g, x, w: _slope_by_weight(_covering(static[0], static[1], x, w), x, g, w),
 )
 
 

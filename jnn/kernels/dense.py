@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from . import patches, winograd
+from .platform import exact_products
 from .taps import Geometry, Ints, count, pad, taps
 
 Array = jax.Array
@@ -116,8 +117,7 @@ def _by_winograd(geometry: Geometry, x: Array, weight: Ints) -> bool:
         return False
     elements = winograd.places(geometry.sizes(x.shape[2:], kernel)) * count(x.shape[:1]) * max(channels, outputs)
     least, most = (_MANY_CHANNELS, _TILES_IN_CACHE) if elements <= _TILES_IN_CACHE else (_CHANNELS_BEYOND, _MOST_TILES)
-    precise = getattr(jax.config, "jax_default_matmul_precision", None) in ("highest", "float32")
-    return not precise and min(outputs, channels) >= least and elements <= most
+    return not exact_products() and min(outputs, channels) >= least and elements <= most
 
 
 def _by_matmul(geometry: Geometry, shape: Ints, kernel: Ints) -> bool:

@@ -46,7 +46,7 @@ def foreign(target: str, definition: Definition, attributes: Callable[[Any], dic
     mlir.register_lowering(primitive, lower, platform="cpu")
 
     def bind(static: Any, *arrays: Array) -> Arrays:
-        if not by_library() or not all(_known(x) for x in arrays):
+        if not by_library() or not _taken(arrays):
             return definition(static, *arrays)
         return tuple(primitive.bind(*alike(*arrays), static=static))
 
@@ -80,17 +80,17 @@ def differentiable(definition: Definition, forward: Definition, backward: Callab
     ad.primitive_transposes[tangent] = transpose
 
     @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-    def run(static: Any, *arrays: Array) -> Arrays:
+    def run(static: Any, *arrays: Array) -> Any:
         return forward(static, *arrays)[0]
 
     @run.defjvp
-    def jvp(static: Any, primals: Arrays, moved: Arrays) -> tuple[Arrays, Arrays]:
+    def jvp(static: Any, primals: Arrays, moved: Arrays) -> Any:
         outputs, residuals = forward(static, *primals)
         options = (("static", static), ("count", len(primals)), ("outputs", len(outputs)))
         return outputs, tuple(tangent.bind(*alike(*moved, *primals, *residuals), static=options))
 
     def bind(static: Any, *arrays: Array) -> Arrays:
-        if not by_library() or not all(_known(x) for x in arrays):
+        if not by_library() or not _taken(arrays):
             return definition(static, *arrays)
         return run(static, *arrays)
 
@@ -142,7 +142,8 @@ def _whole(context: Any) -> bool:
     return alone and not module.lowering_parameters.for_export
 
 
-def _known(x: Array) -> bool:
-    """Whether the library takes an array: it has elements, sizes that are numbers, and a type that the library has."""
-    sizes = all(isinstance(n, int) and n > 0 for n in x.shape)
-    return sizes and (x.dtype.name in _FLOATS or not jnp.issubdtype(x.dtype, jnp.inexact))
+def _taken(arrays: Sequence[Array]) -> bool:
+    """Whether the library takes arrays: they have elements and sizes that are numbers, and some are floats, of types that it has."""
+    floats = [x for x in arrays if jnp.issubdtype(x.dtype, jnp.inexact)]
+    known = all(isinstance(n, int) and n > 0 for x in arrays for n in x.shape)
+    return known and bool(floats) and all(x.dtype.name in _FLOATS for x in floats)

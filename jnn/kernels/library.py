@@ -18,12 +18,19 @@ _LEVELS = {
 }
 
 
-def _flags() -> set[str]:
+@functools.cache
+def _flags() -> frozenset[str]:
     try:
         lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        return set()
-    return {flag for line in lines[:60] if line.startswith("flags") for flag in line.split()}
+        return frozenset()
+    return frozenset(flag for line in lines[:60] if line.startswith("flags") for flag in line.split())
+
+
+def found(level: str) -> pathlib.Path | None:
+    """The library of a level, if it was built and the processor can run it."""
+    path = pathlib.Path(__file__).with_name("csrc") / f"libjnn-{level}.so"
+    return path if path.exists() and _flags().issuperset(_LEVELS[level]) else None
 
 
 @functools.cache
@@ -35,12 +42,8 @@ def loaded() -> ctypes.CDLL | None:
     asked = os.environ.get("JNN_LIBRARY", "")
     if asked == "0" or platform.system() != "Linux":
         return None
-    flags = _flags()
-    for level, needed in _LEVELS.items():
-        path = pathlib.Path(__file__).with_name("csrc") / f"libjnn-{level}.so"
-        if path.exists() and flags.issuperset(needed) and asked in ("", level):
-            return ctypes.CDLL(str(path))
-    return None
+    path = next(filter(None, map(found, [asked] if asked in _LEVELS else _LEVELS)), None)
+    return None if path is None else ctypes.CDLL(str(path))
 
 
 @functools.cache

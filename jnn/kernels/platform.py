@@ -28,7 +28,7 @@ def by_library() -> bool:
 
 
 @contextmanager
-def lowering(*, native: bool, library: bool = False) -> Iterator[None]:
+def lowering(*, native: bool, library: bool = True) -> Iterator[None]:
     """Trace with XLA's own lowerings, or with those for a CPU, by jnn's ``library`` or not. What was compiled outside stays as it is."""
     tokens = _native.set(native), _library.set(library)
     try:
@@ -36,6 +36,11 @@ def lowering(*, native: bool, library: bool = False) -> Iterator[None]:
     finally:
         _native.reset(tokens[0])
         _library.reset(tokens[1])
+
+
+def exact_products() -> bool:
+    """Whether ``jax.default_matmul_precision`` bars algorithms that multiply other numbers than those that are given."""
+    return getattr(jax.config, "jax_default_matmul_precision", None) in ("highest", "float32")
 
 
 def settled(x: Array) -> Array:

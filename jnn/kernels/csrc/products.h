@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <tuple>
 #include <utility>
 
 #include "vector.h"
@@ -16,37 +17,42 @@ constexpr int kMostDots = kRegisters == 32 ? 5 : 3;
 template <class T>
 constexpr int kTileColumns = kTileVectors * kLanes<T>;
 
-// c[i][j] = (add ? c[i][j] : 0) + sum over k of a[k * rows + i] * b[k * kTileColumns + j], for `rows` rows of c, `stride` apart.
-template <class T, int rows>
-void tile(int64_t depth, const T* a, const T* b, T* c, int64_t stride, bool add) {
-  Vector<T> sums[rows][kTileVectors];
+// c[i][j] = (add ? c[i][j] : 0) + sum over k of a[k * rows + i] * b[offsets[k] + j], for `rows` rows of c, `stride` apart, and whole vectors.
+template <class T, int vectors, int rows>
+void tile(int64_t depth, const T* a, const T* b, const int32_t* offsets, T* c, int64_t stride, bool add) {
+  Vector<T> sums[rows][vectors];
 #pragma GCC unroll 16
   for (int i = 0; i < rows; ++i)
 #pragma GCC unroll 2
-    for (int j = 0; j < kTileVectors; ++j) sums[i][j] = add ? load(c + i * stride + j * kLanes<T>) : Vector<T>{};
-  for (int64_t k = 0; k < depth; ++k, a += rows, b += kTileColumns<T>) {
-    const Vector<T> left = load(b), right = load(b + kLanes<T>);
+    for (int j = 0; j < vectors; ++j) sums[i][j] = add ? load(c + i * stride + j * kLanes<T>) : Vector<T>{};
+  for (int64_t k = 0; k < depth; ++k, a += rows) {
+    Vector<T> right[vectors];
+#pragma GCC unroll 2
+    for (int j = 0; j < vectors; ++j) right[j] = load(b + offsets[k] + j * kLanes<T>);
 #pragma GCC unroll 16
     for (int i = 0; i < rows; ++i) {
-      const Vector<T> factor = broadcast(a[i]);
-      sums[i][0] += factor * left;
-      sums[i][1] += factor * right;
+      const Vector<T> left = broadcast(a[i]);
+#pragma GCC unroll 2
+      for (int j = 0; j < vectors; ++j) sums[i][j] += left * right[j];
     }
   }
 #pragma GCC unroll 16
   for (int i = 0; i < rows; ++i)
 #pragma GCC unroll 2
-    for (int j = 0; j < kTileVectors; ++j) store(c + i * stride + j * kLanes<T>, sums[i][j]);
+    for (int j = 0; j < vectors; ++j) store(c + i * stride + j * kLanes<T>, sums[i][j]);
 }
 
-// c[i * c_stride + j] += sum over p < length of a[i * a_stride + p] * b[j * b_stride + p]; length is a multiple of the lanes.
+// c[i * c_stride + j] += sum over p < length of a[i * a_stride + p] * b[offsets[j] + p]; length is a multiple of the lanes.
 template <class T, int rows, int columns>
-void dots(int64_t length, const T* a, int64_t a_stride, const T* b, int64_t b_stride, T* c, int64_t c_stride) {
+void dots(int64_t length, const T* a, int64_t a_stride, const T* b, const int32_t* offsets, T* c, int64_t c_stride) {
   Vector<T> sums[rows][columns] = {};
+  const T* from[columns];
+#pragma GCC unroll 8
+  for (int j = 0; j < columns; ++j) from[j] = b + offsets[j];
   for (int64_t p = 0; p < length; p += kLanes<T>) {
     Vector<T> right[columns];
 #pragma GCC unroll 8
-    for (int j = 0; j < columns; ++j) right[j] = load(b + j * b_stride + p);
+    for (int j = 0; j < columns; ++j) right[j] = load(from[j] + p);
 #pragma GCC unroll 8
     for (int i = 0; i < rows; ++i) {
       const Vector<T> left = load(a + i * a_stride + p);
@@ -61,24 +67,48 @@ void dots(int64_t length, const T* a, int64_t a_stride, const T* b, int64_t b_st
 }
 
 template <class T>
-using Tile = void (*)(int64_t, const T*, const T*, T*, int64_t, bool);
+using Tile = void (*)(int64_t, const T*, const T*, const int32_t*, T*, int64_t, bool);
 template <class T>
-using Dots = void (*)(int64_t, const T*, int64_t, const T*, int64_t, T*, int64_t);
+using Dots = void (*)(int64_t, const T*, int64_t, const T*, const int32_t*, T*, int64_t);
 
-template <class T, size_t... i>
+template <class T, int vectors, size_t... i>
 constexpr std::array<Tile<T>, sizeof...(i)> tiles_of(std::index_sequence<i...>) {
-  return {tile<T, i + 1>...};
+  return {tile<T, vectors, i + 1>...};
 }
 template <class T, size_t... i>
 constexpr std::array<Dots<T>, sizeof...(i)> dots_of(std::index_sequence<i...>) {
   return {dots<T, i / kMostDots + 1, i % kMostDots + 1>...};
 }
 
-// The tile of rows - 1, and the dots of (rows - 1) * kMostDots + columns - 1.
+// The tile of rows - 1, one of half as many columns, and the dots of (rows - 1) * kMostDots + columns - 1.
 template <class T>
-inline constexpr auto kTiles = tiles_of<T>(std::make_index_sequence<kMostRows>());
+inline constexpr auto kTiles = tiles_of<T, kTileVectors>(std::make_index_sequence<kMostRows>());
+template <class T>
+inline constexpr auto kNarrowTiles = tiles_of<T, 1>(std::make_index_sequence<kMostRows>());
 template <class T>
 inline constexpr auto kDots = dots_of<T>(std::make_index_sequence<kMostDots * kMostDots>());
+
+// to[j * to_stride + i] = from[i * from_stride + j * step] for i < rows and j < columns.
+template <class T>
+void transpose(const T* from, int64_t from_stride, int64_t step, int64_t rows, int64_t columns, T* to, int64_t to_stride) {
+  constexpr int64_t lanes = kLanes<T>;
+  for (int64_t i = 0; i < rows; i += lanes) {
+    const int64_t height = std::min(lanes, rows - i);
+    for (int64_t j = 0; j < columns; j += lanes) {
+      const int64_t width = std::min(lanes, columns - j);
+      Vector<T> block[lanes];
+      for (int64_t r = 0; r < lanes; ++r)
+        block[r] = r < height ? load_masked(from + (i + r) * from_stride + j * step, between(0, width), step) : Vector<T>{};
+      // Interleaving the first half of the rows with the second, as often as halves can be halved, transposes.
+      for (int64_t n = 1; n < lanes; n *= 2) {
+        Vector<T> mixed[lanes];
+        for (int64_t r = 0; r < lanes / 2; ++r) std::tie(mixed[2 * r], mixed[2 * r + 1]) = interleaved<T>(block[r], block[r + lanes / 2]);
+        std::copy_n(mixed, lanes, block);
+      }
+      for (int64_t c = 0; c < width; ++c) store_masked(to + (j + c) * to_stride + i, block[c], between(0, height), 1);
+    }
+  }
+}
 
 // `count` cut into parts of `most` at most, as equal as can be: where part i begins.
 struct Parts {

@@ -61,6 +61,18 @@ inline T total(Vector<T> v) {
   return sum_of(v, std::make_index_sequence<kLanes<T> / 2>());
 }
 
+// a[0], b[0], a[1], ... in two vectors.
+template <class T, size_t... i>
+inline std::pair<Vector<T>, Vector<T>> interleaved_of(Vector<T> a, Vector<T> b, std::index_sequence<i...>) {
+  constexpr size_t n = sizeof...(i);
+  return {__builtin_shufflevector(a, b, (i / 2 + i % 2 * n)...), __builtin_shufflevector(a, b, (n / 2 + i / 2 + i % 2 * n)...)};
+}
+
+template <class T>
+inline std::pair<Vector<T>, Vector<T>> interleaved(Vector<T> a, Vector<T> b) {
+  return interleaved_of<T>(a, b, std::make_index_sequence<kLanes<T>>());
+}
+
 // Bit i says whether lane i counts.
 using Mask = uint32_t;
 
@@ -87,6 +99,19 @@ inline Vector<T> load_masked(const T* from, Mask mask, int64_t step) {
   T lanes[kLanes<T>] = {};
   for (; mask; mask &= mask - 1) lanes[__builtin_ctz(mask)] = from[__builtin_ctz(mask) * step];
   return load(lanes);
+}
+
+// from[0], from[1], ... in the lanes of the mask, 0 in others.
+template <class T>
+inline Vector<T> load_spread(const T* from, Mask mask) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4) return (Vector<T>)_mm512_maskz_expandloadu_ps(mask, from);
+  else return (Vector<T>)_mm512_maskz_expandloadu_pd(mask, from);
+#else
+  T lanes[kLanes<T>] = {};
+  for (; mask; mask &= mask - 1) lanes[__builtin_ctz(mask)] = *from++;
+  return load(lanes);
+#endif
 }
 
 // The lanes of the mask to to[i * step]; others are not written.

@@ -1,0 +1,141 @@
+// Convolutions of groups of one channel, straight from the input: each value serves few products, and no copy of it would pay.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+#include "geometry.h"
+#include "memory.h"
+#include "parallel.h"
+#include "products.h"
+#include "vector.h"
+
+namespace jnn::depthwise {
+
+constexpr int64_t kTasksAThread = 4;
+
+// What each vector of places reads for each tap, known once for all channels.
+template <class T>
+class Plan {
+ public:
+  // One tap's share: the lanes that stand inside the input, and where the first lane, or the first of these, reads.
+  struct Read {
+    int32_t tap, from;
+    Mask mask;
+  };
+
+  // Lanes are as far apart in the input as steps are. Rows that are as long as the input's follow each other.
+  Plan(const Grid& grid) : step_(grid.in_step[2]) {
+    const bool flat = grid.in_step == Ints{1, 1, 1} && grid.places[2] == grid.in[2];
+    auto source = [&](const Ints& place, const Tap& tap, Ints* at) {
+      bool inside = true;
+      for (int d = 0; d < 3; ++d) {
+        (*at)[d] = place[d] * grid.in_step[d] + tap.offset[d];
+        inside = inside && (*at)[d] >= 0 && (*at)[d] < grid.in[d];
+      }
+      return inside;
+    };
+    build(grid, flat, source);
+  }
+
+  // Of the input's gradient: the lanes that a tap reaches read neighbours, where the stride leaves others out.
+  Plan(const Geometry& geometry, const Grid& grid) : step_(0) {
+    auto source = [&](const Ints& place, const Tap& tap, Ints* at) {
+      bool inside = true;
+      for (int d = 0; d < 3; ++d) {
+        const int64_t from = place[d] + tap.offset[d];
+        (*at)[d] = from / geometry.stride[d];
+        inside = inside && from >= 0 && from % geometry.stride[d] == 0 && (*at)[d] < grid.in[d];
+      }
+      return inside;
+    };
+    build(grid, false, source);
+  }
+
+  int64_t vectors() const { return own_.size(); }
+  // The lanes of a vector that are places, and the first of these among all.
+  Mask own(int64_t vector) const { return own_[vector]; }
+  int64_t place(int64_t vector) const { return places_[vector]; }
+
+  // Calls use(tap, what it reads) for the taps that reach into the image from a vector of places.
+  template <class Use>
+  void read(const T* image, int64_t vector, const Use& use) const {
+    for (const Read* r = reads_.data() + begins_[vector]; r != reads_.data() + begins_[vector + 1]; ++r)
+      use(r->tap, step_ ? load_masked(image + r->from, r->mask, step_) : load_spread(image + r->from, r->mask));
+  }
+
+ private:
+  template <class Source>
+  void build(const Grid& grid, bool flat, const Source& source) {
+    const int64_t rows = grid.places[0] * grid.places[1], columns = grid.places[2], length = flat ? rows * columns : columns;
+    begins_.push_back(0);
+    for (int64_t row = 0; row < (flat ? 1 : rows); ++row)
+      for (int64_t x = 0; x < length; x += kLanes<T>) {
+        const int64_t first = row * columns + x, count = std::min<int64_t>(kLanes<T>, length - x);
+        own_.push_back(between(0, count)), places_.push_back(first);
+        for (size_t t = 0; t < grid.taps.size(); ++t) {
+          Read read{static_cast<int32_t>(t), 0, 0};
+          for (int64_t lane = 0; lane < count; ++lane) {
+            const int64_t place = first + lane;
+            Ints at;
+            if (!source({place / columns / grid.places[1], place / columns % grid.places[1], place % columns}, grid.taps[t], &at)) continue;
+            if (!read.mask) read.from = (at[0] * grid.in[1] + at[1]) * grid.in[2] + at[2] - lane * step_;
+            read.mask |= 1u << lane;
+          }
+          if (read.mask) reads_.push_back(read);
+        }
+        begins_.push_back(reads_.size());
+      }
+  }
+
+  int64_t step_;
+  std::vector<Mask> own_;
+  std::vector<int64_t> places_, begins_;
+  std::vector<Read> reads_;
+};
+
+// x (N, G, *in), w (G, O, *K) with the strides of `c`, and y (N, G * O, *places).
+template <class T>
+void convolve(ffi::ThreadPool& pool, const Channels& c, const Grid& grid, const Plan<T>& plan, const T* x, const T* w, T* y) {
+  const int64_t taps = grid.taps.size(), wanted = kTasksAThread * pool.num_threads();
+  const Parts images(c.batch, std::clamp(c.batch * c.groups / wanted, int64_t{1}, c.batch));
+  parallel(pool, images.parts * c.groups, [&](int64_t task) {
+    const int64_t group = task % c.groups, part = task / c.groups;
+    const auto factors = memory<T>(taps);
+    for (int64_t o = 0; o < c.out; ++o) {
+      for (int64_t t = 0; t < taps; ++t) factors[t] = w[group * c.group_stride + o * c.out_stride + grid.taps[t].index];
+      for (int64_t n = images.begin(part); n < images.begin(part + 1); ++n) {
+        const T* image = x + (n * c.groups + group) * product(grid.in);
+        T* out = y + ((n * c.groups + group) * c.out + o) * product(grid.places);
+        for (int64_t v = 0; v < plan.vectors(); ++v) {
+          Vector<T> sum{};
+          plan.read(image, v, [&](int64_t tap, Vector<T> value) { sum += broadcast(factors[tap]) * value; });
+          store_masked(out + plan.place(v), sum, plan.own(v), 1);
+        }
+      }
+    }
+  });
+}
+
+// The gradient by the weight: g (N, G * O, *places) and x (N, G, *in) give w (G * O, *K).
+template <class T>
+void correlate(ffi::ThreadPool& pool, const Channels& c, const Grid& grid, const T* g, const T* x, T* w) {
+  const Plan<T> plan(grid);
+  const int64_t taps = grid.taps.size();
+  parallel(pool, c.groups * c.out, [&](int64_t o) {
+    const auto sums = memory<Vector<T>>(taps);
+    std::fill(sums.get(), sums.get() + taps, Vector<T>{});
+    for (int64_t n = 0; n < c.batch; ++n) {
+      const T* image = x + (n * c.groups + o / c.out) * product(grid.in);
+      const T* slopes = g + (n * c.groups * c.out + o) * product(grid.places);
+      for (int64_t v = 0; v < plan.vectors(); ++v) {
+        const Vector<T> slope = load_masked(slopes + plan.place(v), plan.own(v), 1);
+        plan.read(image, v, [&](int64_t tap, Vector<T> value) { sums[tap] += slope * value; });
+      }
+    }
+    for (int64_t t = 0; t < taps; ++t) w[o * taps + grid.taps[t].index] = total<T>(sums[t]);
+  });
+}
+
+}  // namespace jnn::depthwise

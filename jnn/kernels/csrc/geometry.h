@@ -1,0 +1,98 @@
+// What of a convolution is no array.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <vector>
+
+namespace jnn {
+
+// By dimension: depth, row, column.
+using Ints = std::array<int64_t, 3>;
+
+inline int64_t product(const Ints& sizes) { return sizes[0] * sizes[1] * sizes[2]; }
+
+// One offset of the kernel: which of its elements, and where it reads from.
+struct Tap {
+  Ints offset;
+  int64_t index;
+};
+
+// out[first + place * out_step] is a sum over taps of what stands at in[place * in_step + offset].
+struct Grid {
+  Ints places, in, out, in_step, out_step, first;
+  std::vector<Tap> taps;
+
+  // The least offsets.
+  Ints low() const {
+    Ints least = taps[0].offset;
+    for (const Tap& tap : taps)
+      for (int d = 0; d < 3; ++d) least[d] = std::min(least[d], tap.offset[d]);
+    return least;
+  }
+
+  // All offsets along the first dimension, from the least on.
+  std::vector<int64_t> depths() const {
+    std::vector<int64_t> found;
+    for (const Tap& tap : taps)
+      if (std::find(found.begin(), found.end(), tap.offset[0]) == found.end()) found.push_back(tap.offset[0]);
+    std::sort(found.begin(), found.end());
+    return found;
+  }
+
+  // A kernel of 1 in steps of 1 knows no rows.
+  void flatten() {
+    const Ints one{1, 1, 1}, none{0, 0, 0};
+    if (taps.size() != 1 || taps[0].offset != none || in_step != one || out_step != one || places != in || places != out) return;
+    places = in = out = Ints{1, 1, product(in)};
+  }
+};
+
+// Channels of a group, and by how much an element of the weight is apart from the next by input, output channel and group.
+struct Channels {
+  int64_t batch, groups, in, out, in_stride, out_stride, group_stride;
+};
+
+// Strides, padding before the first element, and sizes of the kernel.
+struct Geometry {
+  Ints stride, padding, dilation, kernel;
+
+  // All taps of the kernel, whose offsets `offset` gives by dimension, where it gives any.
+  template <class Offset>
+  std::vector<Tap> taps(const Offset& offset) const {
+    std::vector<Tap> found;
+    for (int64_t index = 0; index < product(kernel); ++index) {
+      const Ints at{index / (kernel[1] * kernel[2]), index / kernel[2] % kernel[1], index % kernel[2]};
+      Tap tap{{0, 0, 0}, index};
+      bool reached = true;
+      for (int d = 0; d < 3; ++d) reached = offset(d, at[d], &tap.offset[d]) && reached;
+      if (reached) found.push_back(tap);
+    }
+    return found;
+  }
+
+  Grid forward(const Ints& in, const Ints& out) const {
+    auto offset = [&](int d, int64_t k, int64_t* at) { return *at = k * dilation[d] - padding[d], true; };
+    return {out, in, out, stride, {1, 1, 1}, {0, 0, 0}, taps(offset)};
+  }
+
+  // Of the input's gradient, all places: what stands at (place + offset) / stride, where that is whole.
+  Grid whole_backward(const Ints& gradient, const Ints& in) const {
+    auto offset = [&](int d, int64_t k, int64_t* at) { return *at = padding[d] - k * dilation[d], true; };
+    return {in, gradient, in, {1, 1, 1}, {1, 1, 1}, {0, 0, 0}, taps(offset)};
+  }
+
+  // Of the input's gradient, the places that are `first` more than a multiple of the stride.
+  Grid backward(const Ints& gradient, const Ints& in, const Ints& first) const {
+    auto offset = [&](int d, int64_t k, int64_t* at) {
+      const int64_t from = first[d] + padding[d] - k * dilation[d];
+      return *at = from / stride[d], from % stride[d] == 0;
+    };
+    Ints places;
+    for (int d = 0; d < 3; ++d) places[d] = (in[d] - first[d] + stride[d] - 1) / stride[d];
+    return {places, gradient, in, {1, 1, 1}, stride, first, taps(offset)};
+  }
+};
+
+}  // namespace jnn

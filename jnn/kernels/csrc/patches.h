@@ -1,0 +1,141 @@
+// Convolutions as products with patches, which are cut out tile by tile: for many channels of output, and for small images.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+#include "geometry.h"
+#include "memory.h"
+#include "parallel.h"
+#include "products.h"
+#include "vector.h"
+#include "weights.h"
+
+namespace jnn::patches {
+
+// So many terms of a sum are taken at a time, and so many tiles side by side: patches of them stay in the cache.
+constexpr int64_t kDepth = 192, kTilesAtOnce = 4;
+// Rows of a product that a task makes at most.
+constexpr int64_t kRowsAtOnce = 256;
+// For balance there are so many tasks for each thread.
+constexpr int64_t kTasksAThread = 4;
+
+// Neighbours along a row, no more than lanes: `count` places from (image, place) on. They are the `at`-th of their block, and go to `slot`.
+struct Run {
+  int64_t image;
+  Ints place;
+  int count;
+  int64_t at, slot;
+};
+
+// Where a run reads for one tap, less the channel, and which of its lanes stand inside the input.
+struct Read {
+  int64_t from;
+  Mask mask;
+};
+
+// What a block of places reads and writes. Places are counted through all images.
+template <class T>
+class Block {
+ public:
+  // Places have their slots in parts of `width`, `pitch` apart; the last part is filled up.
+  Block(const Grid& grid, int64_t in_channels, int64_t begin, int64_t end, int64_t width, int64_t pitch) : grid_(grid) {
+    const int64_t an_image = product(grid.places), columns = grid.places[2];
+    for (int64_t at = begin; at < end;) {
+      const int64_t rest = at % an_image, x = rest % columns, row = rest / columns, within = (at - begin) % width;
+      const int64_t count = std::min({columns - x, end - at, width - within, int64_t{kLanes<T>}});
+      const int64_t slot = (at - begin) / width * pitch + within;
+      runs_.push_back({at / an_image, {row / grid.places[1], row % grid.places[1], x}, static_cast<int>(count), at - begin, slot});
+      at += count;
+    }
+    reads_.reserve(runs_.size() * grid.taps.size());
+    for (const Tap& tap : grid.taps)
+      for (const Run& run : runs_) reads_.push_back(read(run, tap, in_channels));
+    const int64_t filled = (end - begin) % width;
+    for (int64_t at = filled; filled && at < width; at += kLanes<T>) gaps_.push_back((end - begin) / width * pitch + at);
+  }
+
+  // What the places read of the channel that begins at `channel`, into their slots. Up to a vector behind a part is written too.
+  void copy(const T* channel, int64_t tap, T* to) const {
+    const Read* read = reads_.data() + tap * runs_.size();
+    const int64_t step = grid_.in_step[2];
+    for (const Run& run : runs_) {
+      store(to + run.slot, load_masked(channel + read->from, read->mask, step));
+      ++read;
+    }
+    for (int64_t slot : gaps_) store(to + slot, Vector<T>{});
+  }
+
+  // The places' values, one by one, into the channel of the output that begins at `channel`.
+  void write(const T* from, T* channel, int64_t out_channels) const {
+    for (const Run& run : runs_) {
+      int64_t to = run.image * out_channels;
+      for (int d = 0; d < 3; ++d) to = to * grid_.out[d] + grid_.first[d] + run.place[d] * grid_.out_step[d];
+      store_masked(channel + to, load(from + run.at), between(0, run.count), grid_.out_step[2]);
+    }
+  }
+
+ private:
+  Read read(const Run& run, const Tap& tap, int64_t in_channels) const {
+    int64_t from = run.image * in_channels;
+    bool inside = true;
+    for (int d = 0; d < 3; ++d) {
+      const int64_t at = run.place[d] * grid_.in_step[d] + tap.offset[d];
+      inside = inside && (d == 2 || (at >= 0 && at < grid_.in[d]));
+      from = from * grid_.in[d] + at;
+    }
+    const int64_t step = grid_.in_step[2], x = run.place[2] * step + tap.offset[2];
+    const int64_t first = x < 0 ? (-x + step - 1) / step : 0, end = x < grid_.in[2] ? (grid_.in[2] - 1 - x) / step + 1 : 0;
+    const int64_t count = run.count;
+    return {from, inside ? between(std::min(first, count), std::min(end, count)) : 0};
+  }
+
+  const Grid& grid_;
+  std::vector<Run> runs_;
+  std::vector<Read> reads_;
+  std::vector<int64_t> gaps_;
+};
+
+template <class T>
+void convolve(ffi::ThreadPool& pool, const Channels& c, const Grid& grid, const T* x, const T* w, T* y) {
+  const int64_t taps = grid.taps.size(), depth = c.in * taps, places = c.batch * product(grid.places);
+  const int64_t in_size = product(grid.in), out_size = product(grid.out), width = kTileColumns<T>;
+  const Parts rows(c.out, kMostRows);
+  const auto weights = ordered(pool, c, grid, w, rows);
+  // A task is a block of places and some units, a unit some rows of a group.
+  const int64_t wanted = kTasksAThread * pool.num_threads(), most_tiles = (places + width - 1) / width;
+  const int64_t block_size = std::clamp(most_tiles / wanted, int64_t{1}, kTilesAtOnce) * width, blocks = (places + block_size - 1) / block_size;
+  const Parts unit_rows(rows.parts, std::clamp(rows.parts * c.groups * blocks / wanted, int64_t{1}, kRowsAtOnce / kMostRows));
+  const int64_t units = c.groups * unit_rows.parts;
+  const Parts unit_tasks(units, std::max<int64_t>(1, units * blocks / wanted));
+  const int64_t pitch = std::min(depth, kDepth) * width + kLanes<T>, most_rows = std::min(c.out, (rows.parts / unit_rows.parts + 1) * kMostRows);
+  std::vector<int32_t> offsets(std::min(depth, kDepth));
+  for (size_t k = 0; k < offsets.size(); ++k) offsets[k] = k * width;
+  parallel(pool, blocks * unit_tasks.parts, [&](int64_t task) {
+    const int64_t begin = task / unit_tasks.parts * block_size, end = std::min(begin + block_size, places), part = task % unit_tasks.parts;
+    const int64_t tiles = (end - begin + width - 1) / width;
+    const Block<T> block(grid, c.groups * c.in, begin, end, width, pitch);
+    const auto patches = memory<T>(tiles * pitch), sums = memory<T>(most_rows * block_size);
+    for (int64_t unit = unit_tasks.begin(part); unit < unit_tasks.begin(part + 1); ++unit) {
+      const int64_t group = unit / unit_rows.parts, first = unit_rows.begin(unit % unit_rows.parts);
+      const int64_t last = first + unit_rows.size(unit % unit_rows.parts), row = rows.begin(first);
+      const T* input = x + group * c.in * in_size;
+      const T* factors = weights.get() + group * c.out * depth;
+      for (int64_t k = 0; k == 0 || k < depth; k += kDepth) {
+        const int64_t terms = std::min(kDepth, depth - k);
+        for (int64_t i = 0; i < terms; ++i) block.copy(input + (k + i) / taps * in_size, (k + i) % taps, patches.get() + i * width);
+        for (int64_t r = first; r < last; ++r) {
+          const int64_t o = rows.begin(r), count = rows.size(r);
+          T* to = sums.get() + (o - row) * block_size;
+          for (int64_t t = 0; t < tiles; ++t)
+            kTiles<T>[count - 1](terms, factors + o * depth + k * count, patches.get() + t * pitch, offsets.data(), to + t * width, block_size, k > 0);
+        }
+      }
+      for (int64_t o = row; o < rows.begin(last); ++o)
+        block.write(sums.get() + (o - row) * block_size, y + (group * c.out + o) * out_size, c.groups * c.out);
+    }
+  });
+}
+
+}  // namespace jnn::patches

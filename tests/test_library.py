@@ -1,0 +1,145 @@
+"""jnn's library of kernels for CPUs: that it is built and called, and that each of its forms computes what it is defined as."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jnn.functional as F
+from jnn.kernels import convolution, library
+from jnn.kernels.platform import by_library, lowering
+
+from .oracle import quick_jit
+
+
+def test_the_library_is_there():
+    # The tests are of both: where no compiler is, this one says that the others see nothing of it.
+    assert library.loaded() is not None
+    assert by_library()
+
+
+def _slopes(function, **options):
+    return lambda x, w: jax.grad(lambda x, w: (function(x, w, **options) ** 3).sum(), (0, 1))(x, w)
+
+
+FUNCTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
+# Channels, channels of a group, outputs, spatial sizes, kernel, options.
+CASES = {
+    "3 x 3": (3, 3, 5, (7, 9), (3, 3), {"padding": 1}),
+    "3 x 3, larger than tiles": (20, 20, 33, (19, 36), (3, 3), {"padding": 1}),
+    "odd padding and kernels": (2, 2, 17, (6, 11), (2, 5), {"padding": (0, 3)}),
+    "stride": (3, 3, 4, (9, 21), (3, 3), {"stride": 2, "padding": 1}),
+    "strides over more than the kernel": (2, 2, 3, (11, 10), (1, 2), {"stride": (3, 4)}),
+    "dilation": (3, 3, 16, (9, 37), (3, 3), {"dilation": (2, 3), "padding": 2}),
+    "dilation and stride": (3, 3, 4, (9, 14), (3, 2), {"dilation": 2, "stride": (2, 3), "padding": 2}),
+    "kernel of 1": (18, 18, 15, (5, 7), (1, 1), {}),
+    "kernel of 1, stride": (18, 18, 15, (5, 7), (1, 1), {"stride": 2}),
+    "one element": (1, 1, 1, (1, 1), (1, 1), {}),
+    "an image smaller than its kernel": (2, 2, 3, (2, 2), (3, 3), {"padding": 1}),
+    "groups": (6, 2, 9, (5, 19), (3, 3), {"padding": 1, "groups": 3}),
+    "large groups": (34, 17, 34, (6, 6), (3, 3), {"padding": 1, "groups": 2, "stride": 2}),
+    "depthwise": (5, 1, 5, (6, 17), (3, 3), {"padding": 1, "groups": 5}),
+    "depthwise, two outputs, stride": (3, 1, 6, (9, 33), (3, 5), {"padding": (1, 2), "groups": 3, "stride": 2}),
+    "depthwise, many outputs": (2, 1, 8, (5, 7), (3, 3), {"groups": 2, "stride": 3, "padding": 1}),
+    "one dimension": (4, 4, 17, (50,), (4,), {"padding": 2}),
+    "one dimension, dilated groups": (4, 2, 6, (35,), (3,), {"padding": 2, "dilation": 3, "groups": 2}),
+    "three dimensions": (3, 3, 5, (4, 5, 6), (3, 3, 3), {"padding": 1}),
+    "three dimensions, stride": (2, 2, 20, (5, 4, 7), (2, 3, 3), {"padding": 1, "stride": (1, 2, 2)}),
+}
+
+
+@pytest.mark.parametrize("form", ["", "patches", "slabs", "winograd", "channels"])
+@pytest.mark.parametrize(("channels", "per_group", "outputs", "sizes", "kernel", "options"), CASES.values(), ids=CASES)
+def test_every_form_of_a_convolution_is_its_definition(form, channels, per_group, outputs, sizes, kernel, options, rng, monkeypatch):
+    monkeypatch.setattr(convolution, "_LIBRARY_FORM", form)
+    x, w = rng.standard_normal((3, channels, *sizes)), rng.standard_normal((outputs, per_group, *kernel))
+    turned = rng.standard_normal((channels, outputs // options.get("groups", 1), *kernel))
+    # One template makes both types: the exacter one tells of every form, and the other of those that are chosen.
+    for dtype, rtol in [(np.float64, 1e-11), *([] if form else [(np.float32, 2e-4)])]:
+        for functions, weight in ((FUNCTIONS, w), (TRANSPOSED, turned)):
+            slopes = _slopes(functions[len(sizes)], **options)
+            arrays = jnp.asarray(x, dtype), jnp.asarray(weight, dtype)
+            jax.clear_caches()
+            call = jax.jit(slopes).lower(*arrays)
+            assert "jnn_conv" in call.as_text()
+            with lowering(native=True):
+                expected = quick_jit(lambda x, w, slopes=slopes: slopes(x, w))(*arrays)
+            for a, b in zip(call.compile()(*arrays), expected, strict=True):
+                np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol * float(jnp.abs(b).max()))
+
+
+def test_a_winograd_convolution_errs_no_more_than_xlas(rng, monkeypatch):
+    monkeypatch.setattr(convolution, "_LIBRARY_FORM", "winograd")
+    x, w = rng.standard_normal((2, 64, 16, 16)), rng.standard_normal((64, 64, 3, 3)) / 24
+    errors = []
+    for native in (False, True):
+        jax.clear_caches()
+        with lowering(native=native):
+            y = F.conv2d(jnp.asarray(x, jnp.float32), jnp.asarray(w, jnp.float32), padding=1)
+            errors.append(np.abs(np.asarray(y, np.float64) - np.asarray(F.conv2d(x, w, padding=1))).max())
+    assert errors[0] < 2 * errors[1]
+
+
+def test_exact_products_are_the_users_choice(rng):
+    x, w = jnp.zeros((2, 64, 32, 32), jnp.float32), jnp.zeros((64, 64, 3, 3), jnp.float32)
+    call = jax.jit(lambda x, w: F.conv2d(x, w, padding=1))
+    assert "exact = false" in call.lower(x, w).as_text()
+    with jax.default_matmul_precision("highest"):
+        assert "exact = true" in call.lower(x, w).as_text()
+
+
+def test_what_the_library_has_not_is_left_to_xla(rng):
+    x, w = jnp.asarray(rng.standard_normal((2, 4, 9, 9)), jnp.complex64), jnp.asarray(rng.standard_normal((4, 4, 3, 3)), jnp.complex64)
+    assert "jnn_conv" not in jax.jit(F.conv2d).lower(x, w).as_text()
+    assert "jnn_conv" in jax.jit(F.conv2d).lower(x.real, w.real).as_text()
+    exported = jax.export.export(jax.jit(F.conv2d))(x.real, w.real)
+    assert "jnn_conv" not in exported.mlir_module()
+
+
+def test_partitioned_programs_are_left_to_xla(rng):
+    mesh = jax.make_mesh((8,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
+    x, w = jnp.asarray(rng.standard_normal((8, 4, 9, 9)), jnp.float32), jnp.asarray(rng.standard_normal((4, 4, 3, 3)), jnp.float32)
+    sharded = jax.device_put(x, jax.NamedSharding(mesh, jax.P("d")))
+    assert "jnn_conv" not in jax.jit(F.conv2d).lower(sharded, w).as_text()
+    np.testing.assert_allclose(jax.jit(F.conv2d)(sharded, w), F.conv2d(x, w), rtol=1e-4, atol=1e-4)
+    for check in (True, False):
+        each = jax.jit(jax.shard_map(F.conv2d, mesh=mesh, in_specs=(jax.P("d"), jax.P()), out_specs=jax.P("d"), check_vma=check))
+        assert "jnn_conv" in each.lower(x, w).as_text()
+        np.testing.assert_allclose(each(x, w), F.conv2d(x, w), rtol=1e-4, atol=1e-4)
+
+
+def test_results_do_not_depend_on_the_number_of_threads():
+    script = """
+import jax, jax.numpy as jnp, numpy as np, hashlib, jnn.functional as F
+rng = np.random.default_rng(0)
+x, w = jnp.asarray(rng.standard_normal((4, 20, 24, 24)), jnp.float32), jnp.asarray(rng.standard_normal((40, 20, 3, 3)), jnp.float32)
+y, pull = jax.vjp(lambda x, w: F.conv2d(x, w, padding=1), x, w)
+print(hashlib.sha256(b"".join(np.asarray(a).tobytes() for a in (y, *pull(y)))).hexdigest())
+"""
+    found = {
+        subprocess.run([sys.executable, "-c", script], env=os.environ | {"NPROC": n}, check=True, capture_output=True).stdout for n in "12"
+    }
+    assert len(found) == 1
+
+
+@pytest.mark.parametrize("level", ["0", "x86-64-v3"])
+def test_levels_of_the_library(level):
+    script = """
+import jax.numpy as jnp, numpy as np, jnn.functional as F
+from jnn.kernels import library
+print(library.loaded() is not None)
+rng = np.random.default_rng(0)
+x, w = jnp.asarray(rng.standard_normal((2, 20, 12, 13)), jnp.float32), jnp.asarray(rng.standard_normal((17, 20, 3, 3)), jnp.float32)
+np.testing.assert_allclose(F.conv2d(x, w, padding=1), F.conv2d(np.float64(x), np.float64(w), padding=1), rtol=1e-4, atol=1e-4)
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", script], env=os.environ | {"JNN_LIBRARY": level}, check=True, capture_output=True, text=True
+    )
+    assert run.stdout.strip() == str(level != "0" and library.found(level) is not None)
