@@ -58,24 +58,31 @@ def differentiable(definition: Definition, forward: Definition, backward: Callab
 
     Args:
         forward: ``(static, *arrays) -> (outputs, residuals)``.
-        backward: ``(static, cotangents, residuals, arrays)``: the gradients by ``arrays``, all of floats, or for one that is seldom wanted
-            a function that computes it. Is itself differentiated as if it were the gradient of the definition.
+        backward: ``(static, cotangents, residuals, arrays)``: the gradients by those of ``arrays`` that are floats, or for one that is
+            seldom wanted a function that computes it. Is itself differentiated as if it were the gradient of the definition.
     """
 
-    def tangents_of(*moved_and_known: Array, static: Any, count: int, outputs: int) -> Arrays:
-        moved, known = moved_and_known[:count], moved_and_known[count : 2 * count]
-        return jax.jvp(functools.partial(definition, static), known, moved)[1]
+    def tangents_of(*given: Array, static: Any, smooth: tuple[int, ...], count: int) -> Arrays:
+        known, moved = given[:count], given[len(given) - len(smooth) :]
+
+        def of(*moving: Array) -> Arrays:
+            arrays = list(known)
+            for i, x in zip(smooth, moving, strict=True):
+                arrays[i] = x
+            return definition(static, *arrays)
+
+        return jax.jvp(of, tuple(known[i] for i in smooth), moved)[1]
 
     tangent = _primitive("tangent", lambda static, *arrays: tangents_of(*arrays, **dict(static)))
 
     def transpose(cotangents: Sequence[Any], *arrays: Any, static: Any) -> list[Any]:
         options = dict(static)
-        count = options["count"]
-        given = tuple(map(ad.instantiate_zeros, cotangents))
-        slopes = backward(options["static"], given, arrays[2 * count :], arrays[count : 2 * count])
-        wanted = (ad.is_undefined_primal(x) for x in arrays[:count])
+        rest = len(arrays) - len(options["smooth"])
+        known, residuals = arrays[: options["count"]], arrays[options["count"] : rest]
+        slopes = backward(options["static"], tuple(map(ad.instantiate_zeros, cotangents)), residuals, known)
+        wanted = (ad.is_undefined_primal(x) for x in arrays[rest:])
         found = [(slope() if callable(slope) else slope) if want else None for want, slope in zip(wanted, slopes, strict=True)]
-        return found + [None] * (len(arrays) - count)
+        return [None] * rest + found
 
     ad.primitive_transposes[tangent] = transpose
 
@@ -86,8 +93,9 @@ def differentiable(definition: Definition, forward: Definition, backward: Callab
     @run.defjvp
     def jvp(static: Any, primals: Arrays, moved: Arrays) -> Any:
         outputs, residuals = forward(static, *primals)
-        options = (("static", static), ("count", len(primals)), ("outputs", len(outputs)))
-        return outputs, tuple(tangent.bind(*alike(*moved, *primals, *residuals), static=options))
+        smooth = tuple(i for i, x in enumerate(primals) if jnp.issubdtype(x.dtype, jnp.inexact))
+        options = (("static", static), ("smooth", smooth), ("count", len(primals)))
+        return outputs, tuple(tangent.bind(*alike(*primals, *residuals, tangents=tuple(moved[i] for i in smooth)), static=options))
 
     def bind(static: Any, *arrays: Array) -> Arrays:
         if not by_library() or not _taken(arrays):

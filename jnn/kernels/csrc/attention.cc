@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <memory>
 #include <vector>
@@ -75,6 +76,27 @@ struct Sizes {
   std::vector<int64_t> lead;
   int64_t heads, queries, keys, width, value_width;
   bool causal;
+  double scale, rate;
+};
+
+// Which weights are kept, by key and query of a head, and what they are multiplied by; all are where there is no mask.
+template <class T>
+struct Kept {
+  const uint8_t* data;
+  T factor;
+  int64_t queries;
+
+  Kept of(int64_t head, int64_t keys) const { return {data ? data + head * keys * queries : nullptr, factor, queries}; }
+  T at(int64_t key, int64_t query) const { return !data ? T{1} : data[key * queries + query] ? factor : T{0}; }
+  // `count` neighbouring queries, no more than lanes.
+  Vector<T> load(int64_t key, int64_t query, int64_t count) const {
+    typedef uint8_t Bytes __attribute__((vector_size(kLanes<T>)));
+    Bytes bytes{};
+    const uint8_t* from = data + key * queries + query;
+    if (count >= kLanes<T>) std::memcpy(&bytes, from, sizeof bytes);
+    else if (count > 0) std::memcpy(&bytes, from, count);
+    return __builtin_convertvector(bytes, Vector<T>) * factor;
+  }
 };
 
 // What is added to the scores, (..., queries or 1, keys); nothing where it is not there.
@@ -129,8 +151,12 @@ struct Queries {
   const Sizes& sizes;
   const Parts& panels;
   const T* bias;
-  int64_t bias_row, first, count;
+  int64_t bias_row;
+  Kept<T> kept;
+  int64_t first, count;
 
+  // What a weight is multiplied by, for the queries of a vector.
+  Vector<T> factor(int64_t key, int vector) const { return kept.load(key, first + vector * kLanes<T>, count - vector * kLanes<T>); }
   int64_t seen() const { return sizes.causal ? std::min(sizes.keys, first + count) : sizes.keys; }
 };
 
@@ -213,6 +239,13 @@ void add_rows(int64_t keys, const T* weights, const T* rows, int64_t width, T* t
     kProducts<T, vectors, 1>[parts.size(p) - 1](keys, rows + parts.begin(p), width, weights, wide, to + parts.begin(p) * wide, wide, true);
 }
 
+// Drops weights of keys from `first` on.
+template <class T, int vectors>
+void drop(const Queries<T>& q, int64_t first, int64_t keys, T* weights) {
+  for (int64_t i = 0; q.kept.data && i < keys; ++i)
+    for (int j = 0; j < vectors; ++j, weights += kLanes<T>) store(weights, load(weights) * q.factor(first + i, j));
+}
+
 template <class T>
 struct Forward {
   const T *k, *v, *packed;
@@ -232,6 +265,7 @@ void attend(const Queries<T>& q, const Forward<T>& f, const T* queries) {
     const int64_t end = std::min(begin + kPanelsAtOnce, q.panels.parts), first = q.panels.begin(begin), keys = q.panels.begin(end) - first;
     scores<T, vectors>(q, begin, end, f.packed, turned, bias, held);
     softmax.take(keys, held, value_width, found);
+    drop<T, vectors>(q, first, keys, held);
     add_rows<T, vectors>(keys, held, f.v + first * value_width, value_width, found);
   }
   T logs[wide];
@@ -264,21 +298,22 @@ T weigh(const Sizes& s, int64_t query, const T* q, const T* k, const T* bias, T*
 
 // Attention of few queries.
 template <class T>
-void attend_few(const Sizes& s, const T* q, const T* k, const T* v, const T* bias, int64_t bias_row, T scale, T* y, T* logs) {
+void attend_few(const Sizes& s, const T* q, const T* k, const T* v, const T* bias, int64_t bias_row, Kept<T> kept, T* y, T* logs) {
   const Buffer<T> own(new T[s.width + s.keys]);
   T* weights = own.get() + s.width;
   for (int64_t i = 0; i < s.queries; ++i) {
-    for (int64_t j = 0; j < s.width; ++j) own[j] = scale * q[i * s.width + j];
+    for (int64_t j = 0; j < s.width; ++j) own[j] = T(s.scale) * q[i * s.width + j];
     logs[i] = weigh(s, i, own.get(), k, bias ? bias + i * bias_row : nullptr, weights);
     std::fill_n(y + i * s.value_width, s.value_width, T{0});
-    for (int64_t key = 0; key < s.keys; ++key) add(s.value_width, weights[key], v + key * s.value_width, y + i * s.value_width);
+    for (int64_t key = 0; key < s.keys; ++key) add(s.value_width, weights[key] * kept.at(key, i), v + key * s.value_width, y + i * s.value_width);
   }
 }
 
 // Its gradients.
 template <class T>
-void differentiate_few(const Sizes& s, const T* q, const T* k, const T* v, const T* bias, int64_t bias_row, T scale, const T* y, const T* g, T* by_q,
-                       T* by_k, T* by_v) {
+void differentiate_few(const Sizes& s, const T* q, const T* k, const T* v, const T* bias, int64_t bias_row, Kept<T> kept, const T* y, const T* g,
+                       T* by_q, T* by_k, T* by_v) {
+  const T scale = s.scale;
   const Buffer<T> own(new T[s.width + s.keys]);
   T* weights = own.get() + s.width;
   std::fill_n(by_k, s.keys * s.width, T{0});
@@ -290,8 +325,8 @@ void differentiate_few(const Sizes& s, const T* q, const T* k, const T* v, const
     const T* slope = g + i * s.value_width;
     const T mean = dot(s.value_width, slope, y + i * s.value_width);
     for (int64_t key = 0; key < s.keys; ++key) {
-      const T by_score = weights[key] * (dot(s.value_width, slope, v + key * s.value_width) - mean);
-      add(s.value_width, weights[key], slope, by_v + key * s.value_width);
+      const T factor = kept.at(key, i), by_score = weights[key] * (dot(s.value_width, slope, v + key * s.value_width) * factor - mean);
+      add(s.value_width, weights[key] * factor, slope, by_v + key * s.value_width);
       add(s.width, by_score, own.get(), by_k + key * s.width);
       add(s.width, by_score * scale, k + key * s.width, by_q + i * s.width);
     }
@@ -309,10 +344,10 @@ void by_block(int64_t begin, int64_t end, const Run& run) {
 }
 
 template <class T>
-void forward(ffi::ThreadPool& pool, const Sizes& s, const T* q, const T* k, const T* v, const Bias<T>& bias, T scale, T* y, T* logs) {
+void forward(ffi::ThreadPool& pool, const Sizes& s, const T* q, const T* k, const T* v, const Bias<T>& bias, Kept<T> kept, T* y, T* logs) {
   if (s.queries <= kFew) {
     return parallel(pool, s.heads, [&](int64_t head) {
-      attend_few(s, q + head * s.queries * s.width, k + head * s.keys * s.width, v + head * s.keys * s.value_width, bias.of(head, s), bias.row, scale,
+      attend_few(s, q + head * s.queries * s.width, k + head * s.keys * s.width, v + head * s.keys * s.value_width, bias.of(head, s), bias.row, kept.of(head, s.keys),
                  y + head * s.queries * s.value_width, logs + head * s.queries);
     });
   }
@@ -325,9 +360,9 @@ void forward(ffi::ThreadPool& pool, const Sizes& s, const T* q, const T* k, cons
     const Buffer<T> packed(new T[s.keys * s.width]);
     pack(k + head * s.keys * s.width, s.width, panels, 0, panels.parts, packed.get());
     const Forward<T> f{k + head * s.keys * s.width, v + head * s.keys * s.value_width, packed.get(), y + head * s.queries * s.value_width,
-                       logs + head * s.queries, scale};
+                       logs + head * s.queries, T(s.scale)};
     by_block<T>(begin, end, [&](auto vectors, int64_t first, int64_t count) {
-      const Queries<T> block{s, panels, bias.of(head, s), bias.row, first, count};
+      const Queries<T> block{s, panels, bias.of(head, s), bias.row, kept.of(head, s.keys), first, count};
       attend<T, vectors()>(block, f, q + (head * s.queries + first) * s.width);
     });
   });
@@ -369,17 +404,18 @@ void spread(const T* from, int64_t width, int64_t count, T scale, T* to, int64_t
   }
 }
 
-// For scores become weights, and slopes of weights those of scores: exp(score - log) and weight * (slope - mean).
+// Scores become weights, of which some are dropped, and slopes of those the slopes of scores: exp(score - log) and weight * (slope - mean).
 template <class T, int vectors>
-void slopes(int64_t keys, const T* logs, const T* means, T* weights, T* slopes) {
+void slopes(const Queries<T>& q, int64_t first, int64_t keys, const T* logs, const T* means, T* weights, T* slopes) {
   constexpr int64_t wide = kQueries<T, vectors>;
   for (int64_t i = 0; i < keys; ++i) {
 #pragma GCC unroll 2
     for (int j = 0; j < vectors; ++j) {
       const int64_t at = i * wide + j * kLanes<T>;
       const Vector<T> weight = exp<T>(load(weights + at) - load(logs + j * kLanes<T>));
-      store(weights + at, weight);
-      store(slopes + at, weight * (load(slopes + at) - load(means + j * kLanes<T>)));
+      const Vector<T> factor = q.kept.data ? q.factor(first + i, j) : broadcast(T{1});
+      store(weights + at, weight * factor);
+      store(slopes + at, weight * (load(slopes + at) * factor - load(means + j * kLanes<T>)));
     }
   }
 }
@@ -409,7 +445,7 @@ void differentiate(const Queries<T>& q, const Backward<T>& b) {
       const int64_t at = q.panels.begin(p) - first, size = q.panels.size(p);
       kProducts<T, vectors, 1>[size - 1](value_width, b.packed_v + (own_first + at) * value_width, size, turned_g, wide, slope + at * wide, wide, false);
     }
-    slopes<T, vectors>(keys, logs, means, weights, slope);
+    slopes<T, vectors>(q, first, keys, logs, means, weights, slope);
     add_rows<T, vectors>(keys, slope, b.k + first * width, width, by_q);
     add_outer<T, vectors>(q.panels, begin, end, q.count, slope, rows, pitch, b.by_k + own_first * pitch);
     add_outer<T, vectors>(q.panels, begin, end, q.count, weights, rows_g, value_pitch, b.by_v + own_first * value_pitch);
@@ -424,12 +460,12 @@ struct Gradients {
 };
 
 template <class T>
-void backward(ffi::ThreadPool& pool, const Sizes& s, const T* q, const T* k, const T* v, const Bias<T>& bias, T scale, const T* y, const T* logs,
+void backward(ffi::ThreadPool& pool, const Sizes& s, const T* q, const T* k, const T* v, const Bias<T>& bias, Kept<T> kept, const T* y, const T* logs,
               const T* g, const Gradients<T>& to) {
   if (s.queries <= kFew) {
     return parallel(pool, s.heads, [&](int64_t head) {
       const int64_t query = head * s.queries, key = head * s.keys;
-      differentiate_few(s, q + query * s.width, k + key * s.width, v + key * s.value_width, bias.of(head, s), bias.row, scale,
+      differentiate_few(s, q + query * s.width, k + key * s.width, v + key * s.value_width, bias.of(head, s), bias.row, kept.of(head, s.keys),
                         y + query * s.value_width, g + query * s.value_width, to.by_q + query * s.width, to.by_k + key * s.width,
                         to.by_v + key * s.value_width);
     });
@@ -449,9 +485,9 @@ void backward(ffi::ThreadPool& pool, const Sizes& s, const T* q, const T* k, con
     T* by_q = (part ? more.get() + (part - 1) * size : to.by_q) + head * s.queries * s.width;
     const int64_t query = head * s.queries;
     const Backward<T> b{begin, end, q + query * s.width, own_k, own_v, y + query * s.value_width, logs + query, g + query * s.value_width,
-                        packed.get(), packed_v, by_q, sums.get(), by_v, scale};
+                        packed.get(), packed_v, by_q, sums.get(), by_v, T(s.scale)};
     by_block<T>(0, s.queries, [&](auto vectors, int64_t from, int64_t count) {
-      differentiate<T, vectors()>({s, panels, bias.of(head, s), bias.row, from, count}, b);
+      differentiate<T, vectors()>({s, panels, bias.of(head, s), bias.row, kept.of(head, s.keys), from, count}, b);
     });
     for (int64_t i = 0; i < keys; ++i) {
       std::copy_n(sums.get() + i * pitch, s.width, to.by_k + (head * s.keys + first + i) * s.width);
@@ -466,68 +502,67 @@ void backward(ffi::ThreadPool& pool, const Sizes& s, const T* q, const T* k, con
   });
 }
 
-Sizes sizes_of(const ffi::AnyBuffer& q, const ffi::AnyBuffer& v, bool causal) {
+Sizes sizes_of(const ffi::AnyBuffer& q, const ffi::AnyBuffer& v, bool causal, double scale, double rate) {
   const auto all = q.dimensions(), values = v.dimensions();
   const size_t rank = all.size();
-  Sizes s{{all.begin(), all.end() - 2}, 1, all[rank - 2], values[rank - 2], all[rank - 1], values[rank - 1], causal};
+  Sizes s{{all.begin(), all.end() - 2}, 1, all[rank - 2], values[rank - 2], all[rank - 1], values[rank - 1], causal, scale, rate};
   for (int64_t size : s.lead) s.heads *= size;
   return s;
 }
 
-// A bias of one dimension is none.
+// A bias or a mask of one dimension is none.
 template <class T>
 Bias<T> bias_of(const ffi::AnyBuffer& bias, const Sizes& s) {
   return Bias<T>(bias.dimensions().size() > 1 ? data<T>(bias) : nullptr, bias.dimensions(), s);
 }
 
+using Mask = ffi::Buffer<ffi::PRED>;
+
+template <class T>
+Kept<T> kept_of(const Mask& mask, const Sizes& s) {
+  const auto* all = reinterpret_cast<const uint8_t*>(mask.typed_data());
+  return {mask.dimensions().size() > 1 ? all : nullptr, static_cast<T>(1 / (1 - s.rate)), s.queries};
+}
+
+using In = ffi::AnyBuffer;
 using Out = ffi::Result<ffi::AnyBuffer>;
 
-ffi::Error attention(ffi::ThreadPool pool, ffi::AnyBuffer q, ffi::AnyBuffer k, ffi::AnyBuffer v, ffi::AnyBuffer bias, Out y, Out logs, bool causal,
-                     double scale) {
-  const Sizes s = sizes_of(q, v, causal);
+ffi::Error attention(ffi::ThreadPool pool, In q, In k, In v, In bias, Mask mask, Out y, Out logs, bool causal, double scale, double rate) {
+  const Sizes s = sizes_of(q, v, causal, scale, rate);
   return by_type(q.element_type(), [&](auto zero) {
     using T = decltype(zero);
-    forward<T>(pool, s, data<T>(q), data<T>(k), data<T>(v), bias_of<T>(bias, s), scale, data<T>(y), data<T>(logs));
+    forward<T>(pool, s, data<T>(q), data<T>(k), data<T>(v), bias_of<T>(bias, s), kept_of<T>(mask, s), data<T>(y), data<T>(logs));
   });
 }
 
-ffi::Error gradient(ffi::ThreadPool pool, ffi::AnyBuffer g, ffi::AnyBuffer y, ffi::AnyBuffer logs, ffi::AnyBuffer q, ffi::AnyBuffer k,
-                    ffi::AnyBuffer v, ffi::AnyBuffer bias, Out by_q, Out by_k, Out by_v, bool causal, double scale) {
-  const Sizes s = sizes_of(q, v, causal);
+ffi::Error gradient(ffi::ThreadPool pool, In g, In y, In logs, In q, In k, In v, In bias, Mask mask, Out by_q, Out by_k, Out by_v, bool causal,
+                    double scale, double rate) {
+  const Sizes s = sizes_of(q, v, causal, scale, rate);
   return by_type(q.element_type(), [&](auto zero) {
     using T = decltype(zero);
-    backward<T>(pool, s, data<T>(q), data<T>(k), data<T>(v), bias_of<T>(bias, s), scale, data<T>(y), data<T>(logs), data<T>(g),
+    backward<T>(pool, s, data<T>(q), data<T>(k), data<T>(v), bias_of<T>(bias, s), kept_of<T>(mask, s), data<T>(y), data<T>(logs), data<T>(g),
                 {data<T>(by_q), data<T>(by_k), data<T>(by_v)});
   });
 }
 
+// What both functions end with.
+template <class Bound>
+auto with_attributes(Bound bound) {
+  return std::move(bound).template Attr<bool>("causal").template Attr<double>("scale").template Attr<double>("rate");
+}
+
+auto bound() {
+  return with_attributes(ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<In>().Arg<In>().Arg<In>().Arg<In>().Arg<Mask>().Ret<In>().Ret<In>());
+}
+
+auto gradient_bound() {
+  auto cotangents = ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<In>().Arg<In>().Arg<In>();
+  return with_attributes(std::move(cotangents).Arg<In>().Arg<In>().Arg<In>().Arg<In>().Arg<Mask>().Ret<In>().Ret<In>().Ret<In>());
+}
+
 }  // namespace
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(jnn_attention, attention,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<ffi::AnyBuffer>()
-                                  .Arg<ffi::AnyBuffer>()
-                                  .Arg<ffi::AnyBuffer>()
-                                  .Arg<ffi::AnyBuffer>()
-                                  .Ret<ffi::AnyBuffer>()
-                                  .Ret<ffi::AnyBuffer>()
-                                  .Attr<bool>("causal")
-                                  .Attr<double>("scale"));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(jnn_attention_gradient, gradient,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<ffi::AnyBuffer>()
-                                  .Arg<ffi::AnyBuffer>()
-                                  .Arg<ffi::AnyBuffer>()
-                                  .Arg<ffi::AnyBuffer>()
-                                  .Arg<ffi::AnyBuffer>()
-                                  .Arg<ffi::AnyBuffer>()
-                                  .Arg<ffi::AnyBuffer>()
-                                  .Ret<ffi::AnyBuffer>()
-                                  .Ret<ffi::AnyBuffer>()
-                                  .Ret<ffi::AnyBuffer>()
-                                  .Attr<bool>("causal")
-                                  .Attr<double>("scale"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jnn_attention, attention, bound());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jnn_attention_gradient, gradient, gradient_bound());
 
 }  // namespace jnn
