@@ -6,6 +6,7 @@ import enum
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,10 @@ import numpy as np
 from jax import lax
 
 from ..core import checks, dtypes
+from .foreign import differentiable, foreign
 from .matmul import matmul
+from .platform import by_library
+from .random import kept
 from .softmax import softmax
 from .taps import count
 
@@ -84,15 +88,19 @@ def probabilities(q: Array, k: Array, bias: Array | None, scale: float) -> Array
 
 def drop(x: Array, rate: float, key: Array | None) -> Array:
     """``x`` with a share ``rate`` of its elements zeroed and the others scaled; all of it without a key."""
-    if key is None or rate == 0:
+    return _masked(x, rate, None if key is None or rate == 0 else kept(key, rate, x.shape))
+
+
+def _masked(x: Array, rate: float, mask: Array | None) -> Array:
+    if mask is None:
         return x
-    return jnp.where(jax.random.bernoulli(key, np.float32(1 - rate), x.shape), x / (1 - rate), 0) if rate < 1 else jnp.zeros_like(x)
+    return jnp.where(mask, x / (1 - rate), 0) if rate < 1 else jnp.zeros_like(x)
 
 
 def _attend(
-    q: Array, k: Array, v: Array, bias: Array | None, first: Array | int, causal: bool, scale: float, rate: float, key: Array | None
+    q: Array, k: Array, v: Array, bias: Array | None, first: Array | int, causal: bool, scale: float, rate: float, mask: Array | None
 ) -> Array:
-    """Attention of queries of which the first stands at position ``first``."""
+    """Attention of queries of which the first stands at position ``first``; weights that ``mask`` has not are dropped."""
     # The causal mask leaves each query its own key: only a mask that is given can bar all of them.
     barred = bias is not None
     if causal:
@@ -106,7 +114,7 @@ def _attend(
     # A query that is barred from every key gets zeros. The result is divided and not the weights: it has fewer elements.
     weights = jnp.exp(scores - jnp.where(most == -jnp.inf, 0, most) if barred else scores - most)
     total = weights.sum(-1, keepdims=True)
-    y = matmul(drop(weights, rate, key).astype(v.dtype), v, total.dtype)
+    y = matmul(_masked(weights, rate, mask).astype(v.dtype), v, total.dtype)
     return (y / (jnp.where(total == 0, 1, total) if barred else total)).astype(v.dtype)
 
 
@@ -121,9 +129,23 @@ def attention(
         causal: whether a query sees only keys of positions up to its own.
         rate: the probability of a weight being dropped.
     """
+    key = key if rate > 0 else None
+    whole = backend is SDPBackend.MATH or q.shape[-2] <= _BLOCK
+    if by_library() and jnp.issubdtype(q.dtype, np.floating) and (key is None or (whole and rate < 1)):
+        return _by_library(_Form(causal, scale, rate, backend, bias is not None, key is not None), q, k, v, bias, key)
+    if whole:
+        return _attend(q, k, v, bias, 0, causal, scale, rate, _mask(q, k, rate, key))
+    return _by_blocks(q, k, v, bias, key, causal, scale, rate)
+
+
+def _mask(q: Array, k: Array, rate: float, key: Array | None) -> Array | None:
+    """Which of the weights are kept."""
+    lead = jnp.broadcast_shapes(q.shape[:-2], k.shape[:-2])
+    return None if key is None else kept(key, rate, (*lead, q.shape[-2], k.shape[-2]))
+
+
+def _by_blocks(q: Array, k: Array, v: Array, bias: Array | None, key: Array | None, causal: bool, scale: float, rate: float) -> Array:
     steps = q.shape[-2]
-    if backend is SDPBackend.MATH or steps <= _BLOCK:
-        return _attend(q, k, v, bias, 0, causal, scale, rate, key)
     count = -(-steps // _BLOCK)
 
     def blocks(x: Array) -> Array:
@@ -137,7 +159,72 @@ def attention(
     def block(at: tuple[Array, Array, Array | None]) -> Array:
         i, q, part = at
         own = None if key is None else jax.random.fold_in(key, i)
-        return _attend(q, k, v, part if by_query else bias, i * _BLOCK, causal, scale, rate, own)
+        return _attend(q, k, v, part if by_query else bias, i * _BLOCK, causal, scale, rate, _mask(q, k, rate, own))
 
     out = jnp.moveaxis(lax.map(block, (jnp.arange(count), blocks(q), blocks(bias) if by_query and bias is not None else None)), 0, -3)
     return out.reshape(*out.shape[:-3], count * _BLOCK, out.shape[-1])[..., :steps, :]
+
+
+class _Form(NamedTuple):
+    causal: bool
+    scale: float
+    rate: float
+    backend: SDPBackend
+    biased: bool
+    masked: bool
+
+
+def _by_library(form: _Form, q: Array, k: Array, v: Array, bias: Array | None, key: Array | None) -> Array:
+    """:func:`attention` of arrays with equal leading dimensions, a bias with a number for each key, and a mask by key and query."""
+    dtype = dtypes.accumulator(q.dtype)
+    lead = jnp.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])
+    arrays = [jnp.broadcast_to(x, (*lead, *x.shape[-2:])).astype(dtype) for x in (q, k, v)]
+    added = jnp.zeros(1, dtype) if bias is None else jnp.broadcast_to(bias, (*bias.shape[:-1], k.shape[-2])).astype(dtype)
+    mask = jnp.ones(1, bool) if key is None else kept(key, form.rate, (*lead, k.shape[-2], q.shape[-2]))
+    return _library(form, *arrays, added, mask)[0].astype(q.dtype)
+
+
+def _definition(form: _Form, q: Array, k: Array, v: Array, bias: Array, mask: Array) -> tuple[Array]:
+    own = bias if form.biased else None
+    if form.backend is SDPBackend.MATH or q.shape[-2] <= _BLOCK:
+        return (_attend(q, k, v, own, 0, form.causal, form.scale, form.rate, jnp.swapaxes(mask, -1, -2) if form.masked else None),)
+    return (_by_blocks(q, k, v, own, None, form.causal, form.scale, 0.0),)
+
+
+def _with_logs(form: _Form, q: Array, k: Array, v: Array, bias: Array, mask: Array) -> tuple[Array, Array]:
+    """The result, and by query the logarithm of the sum of its scores' exponentials: 0 where there is nothing to sum up."""
+    scores = _scores(q, k, bias if form.biased else None, form.scale)
+    if form.causal:
+        scores = jnp.where(np.tri(*scores.shape[-2:], dtype=bool), scores, -jnp.inf)
+    logs = jax.nn.logsumexp(scores, -1)
+    return *_definition(form, q, k, v, bias, mask), jnp.where(logs == -jnp.inf, 0, logs)
+
+
+def _slopes(form: _Form, g: Array, y: Array, logs: Array, *arrays: Array) -> tuple[Array, ...]:
+    q, k, v, *known = arrays
+    return jax.vjp(lambda q, k, v: _definition(form, q, k, v, *known), q, k, v)[1]((g,))
+
+
+def _attributes(form: _Form) -> dict[str, Any]:
+    return {"causal": form.causal, "scale": np.float64(form.scale), "rate": np.float64(form.rate)}
+
+
+_run = foreign("jnn_attention", _with_logs, _attributes)
+_run_gradient = foreign("jnn_attention_gradient", _slopes, _attributes)
+
+
+def _forward(form: _Form, *arrays: Array) -> tuple[tuple[Array], tuple[Array, Array]]:
+    y, logs = _run(form, *arrays)
+    return (y,), (y, logs)
+
+
+def _backward(
+    form: _Form, cotangents: tuple[Array], residuals: tuple[Array, Array], arrays: tuple[Array, ...], wanted: tuple[bool, ...]
+) -> tuple[Any, ...]:
+    q, k, v, bias, mask = arrays
+    slopes = _run_gradient(form, *cotangents, *residuals, *arrays)
+    by_bias = jax.vjp(lambda bias: _definition(form, q, k, v, bias, mask), bias)[1](cotangents)[0] if wanted[3] else None
+    return *slopes, by_bias
+
+
+_library = differentiable(_definition, _forward, _backward)

@@ -56,33 +56,39 @@ def foreign(target: str, definition: Definition, attributes: Callable[[Any], dic
 def differentiable(
     definition: Definition,
     forward: Callable[..., tuple[Arrays, Arrays]],
-    backward: Callable[..., Arrays],
+    backward: Callable[..., Sequence[Array | None]],
     value: Definition | None = None,
-    choosing: bool = False,
 ) -> Definition:
     """``definition(static, *arrays)`` with reverse mode by ``backward``; forward mode and what comes after is by the definition.
 
     Args:
         forward: ``(static, *arrays) -> (outputs, residuals)``.
-        backward: ``(static, cotangents, residuals, arrays)``: the gradients by ``arrays``, all of floats. Is itself differentiated as
-            if it were the gradient of the definition.
+        backward: ``(static, cotangents, residuals, arrays, wanted)``: the gradients by those of ``arrays`` that are floats; ``wanted`` says
+            of each whether it is asked for, and what others are is of no account. Is itself differentiated as if it were the
+            gradient of the definition.
         value: ``(static, *arrays) -> outputs``, where nothing is differentiated; else ``forward`` computes them.
-        choosing: whether ``backward`` takes a fifth argument, for each array whether its gradient is asked for; others may be anything.
     """
 
-    def tangents_of(*moved_and_known: Array, static: Any, count: int, outputs: int) -> Arrays:
-        moved, known = moved_and_known[:count], moved_and_known[count : 2 * count]
-        return jax.jvp(functools.partial(definition, static), known, moved)[1]
+    def tangents_of(*given: Array, static: Any, smooth: tuple[int, ...], count: int) -> Arrays:
+        known, moved = given[:count], given[len(given) - len(smooth) :]
+
+        def of(*moving: Array) -> Arrays:
+            arrays = list(known)
+            for i, x in zip(smooth, moving, strict=True):
+                arrays[i] = x
+            return definition(static, *arrays)
+
+        return jax.jvp(of, tuple(known[i] for i in smooth), moved)[1]
 
     tangent = _primitive("tangent", lambda static, *arrays: tangents_of(*arrays, **dict(static)))
 
     def transpose(cotangents: Sequence[Any], *arrays: Any, static: Any) -> list[Any]:
         options = dict(static)
-        count = options["count"]
-        given = tuple(map(ad.instantiate_zeros, cotangents))
-        wanted = tuple(ad.is_undefined_primal(x) for x in arrays[:count])
-        slopes = backward(options["static"], given, arrays[2 * count :], arrays[count : 2 * count], *((wanted,) if choosing else ()))
-        return [slope if want else None for want, slope in zip(wanted, slopes, strict=True)] + [None] * (len(arrays) - count)
+        rest = len(arrays) - len(options["smooth"])
+        known, residuals = arrays[: options["count"]], arrays[options["count"] : rest]
+        wanted = tuple(ad.is_undefined_primal(x) for x in arrays[rest:])
+        slopes = backward(options["static"], tuple(map(ad.instantiate_zeros, cotangents)), residuals, known, wanted)
+        return [None] * rest + [slope if want else None for want, slope in zip(wanted, slopes, strict=True)]
 
     ad.primitive_transposes[tangent] = transpose
 
@@ -93,10 +99,9 @@ def differentiable(
     @run.defjvp
     def jvp(static: Any, primals: Arrays, moved: Arrays) -> Any:
         outputs, residuals = forward(static, *primals)
-        options = (("static", static), ("count", len(primals)), ("outputs", len(outputs)))
-        # Tangents vary as primals do. To what they are made alike is known, or the rest would not be when this is transposed.
-        known = (*primals, *residuals)
-        return outputs, tuple(tangent.bind(*alike(*moved, *known, of=known), static=options))
+        smooth = tuple(i for i, x in enumerate(primals) if jnp.issubdtype(x.dtype, jnp.inexact))
+        options = (("static", static), ("smooth", smooth), ("count", len(primals)))
+        return outputs, tuple(tangent.bind(*alike(*primals, *residuals, tangents=tuple(moved[i] for i in smooth)), static=options))
 
     def bind(static: Any, *arrays: Array) -> Arrays:
         if not by_library() or not _taken(arrays):

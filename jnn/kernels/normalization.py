@@ -113,11 +113,11 @@ def _by_given_alone(layout: Layout, *arrays: Array) -> Any:
     return _forward_by_given(layout, *arrays), ()
 
 
-def _slopes_of_all(layout: Layout, cotangents: Arrays, residuals: Arrays, arrays: Arrays) -> Arrays:
+def _slopes_of_all(layout: Layout, cotangents: Arrays, residuals: Arrays, arrays: Arrays, _: Any) -> Arrays:
     return _backward(layout, cotangents[0], arrays[0], *residuals, arrays[1])
 
 
-def _slopes_by_given(layout: Layout, cotangents: Arrays, _: Arrays, arrays: Arrays) -> Arrays:
+def _slopes_by_given(layout: Layout, cotangents: Arrays, _: Arrays, arrays: Arrays, wanted: Any) -> Arrays:
     x, mean, variance, weight = arrays[:4]
     by_x, by_weight, by_bias = _backward(layout, cotangents[0], x, mean, variance, weight)
     scale = lax.rsqrt(variance + layout.eps)

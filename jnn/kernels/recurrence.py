@@ -259,7 +259,7 @@ def _backward(form: _Form, cotangents: State, residuals: State, arrays: State, w
     return (*found, jnp.zeros_like(arrays[-1])) if form.masked else found
 
 
-_by_library = differentiable(_layer, _forward, _backward, _value, choosing=True)
+_by_library = differentiable(_layer, _forward, _backward, _value)
 
 
 @functools.partial(jax.jit, static_argnames=("mode", "reverse"))

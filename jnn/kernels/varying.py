@@ -11,14 +11,17 @@ from jax import lax
 Array = jax.Array
 
 
-def alike(*arrays: Any, of: tuple[Any, ...] | None = None) -> tuple[Any, ...]:
-    """The arrays, all of them varying along the axes along which any of them does, or of ``of``: what a primitive of one's own needs."""
+def alike(*arrays: Any, tangents: tuple[Any, ...] = ()) -> tuple[Any, ...]:
+    """The arrays, all of them varying along the axes along which any of them does: what a primitive of one's own needs.
+
+    Those of ``tangents``, which follow, are made so too; as of them nothing else may depend, they are not looked at.
+    """
     if not jax.sharding.get_abstract_mesh().manual_axes or not all(x.size for x in arrays):
-        return arrays
+        return (*arrays, *tangents)
     one = jnp.ones(())
-    for x in arrays if of is None else of:
+    for x in arrays:
         one *= _one(x).astype(one.dtype)
-    return tuple(x * one.astype(x.dtype) for x in arrays)
+    return tuple(x * one.astype(x.dtype) for x in (*arrays, *tangents))
 
 
 def _one(x: Array) -> Array:

@@ -8,11 +8,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from ..core import checks, dtypes, rng
 from ..core.function import function
 from ..core.spec import Layer, layer
+from ..kernels import random
 from .rectifier import SELU_ALPHA, SELU_SCALE
 
 Array = jax.Array
@@ -22,7 +22,7 @@ Array = jax.Array
 def _masked(input: Array, key: Array, p: float, lead: int, alpha: bool) -> Array:
     """``input`` with a share ``p`` of the slices that its first ``lead`` dimensions index dropped, the rest scaled."""
     shape = (*input.shape[:lead], *(1,) * (input.ndim - lead))
-    kept = jax.random.bernoulli(key, np.float32(1 - p), shape)
+    kept = random.kept(key, p, shape)
     x = input.astype(dtypes.accumulator(input.dtype))
     if alpha:
         # What is dropped takes SELU's limit at minus infinity; then mean 0 and variance 1 are restored.

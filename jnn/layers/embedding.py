@@ -14,6 +14,7 @@ from ..core import checks, dtypes
 from ..core.derivatives import straight_through
 from ..core.function import function
 from ..core.spec import Constant, Layer, config, layer, param
+from ..kernels import sampling
 
 Array = jax.Array
 
@@ -33,7 +34,7 @@ def _require_table(who: str, input: Array, weight: Array, exc: type[Exception]) 
 
 def _rows(index: Array, weight: Array, max_norm: float | None, norm_type: float, scale_grad_by_freq: bool) -> Array:
     """The rows at ``index``, NaN where it is out of range, no longer than ``max_norm``, in at least float32."""
-    rows = weight.at[index].get(mode="fill", wrap_negative_indices=False)
+    rows = sampling.rows(weight, index)
     if max_norm is not None:
         # Derivatives pass the shortening by, as they do in torch, where it is done to the table and not recorded.
         fixed = jax.lax.stop_gradient(rows).astype(dtypes.accumulator(rows.dtype))
@@ -172,15 +173,40 @@ def _bags(
     include_last_offset: bool,
     lookup: tuple[float | None, float, bool],
 ) -> Array:
+    bags = None if offsets is None else len(offsets) - include_last_offset
+    if mode != "max" and lookup[0] is None and not lookup[2] and sampling.takes(weight, input) and bags != 0:
+        return _totals(input, weight, offsets, factors, padding_idx, mode, bags)
     rows = _rows(input, weight, *lookup).astype(dtypes.accumulator(weight.dtype))
     if factors is not None:
         rows = rows * factors[..., None].astype(rows.dtype)
     kept = jnp.full(input.shape, True) if padding_idx is None else input != padding_idx
-    if offsets is None:
-        out = _reduce_equal(rows, kept, mode)
-    else:
-        out = _reduce_ragged(rows, kept, mode, offsets, len(offsets) - include_last_offset)
+    out = _reduce_equal(rows, kept, mode) if offsets is None else _reduce_ragged(rows, kept, mode, offsets, bags or 0)
     return out.astype(weight.dtype)
+
+
+def _totals(
+    input: Array, weight: Array, offsets: Array | None, factors: Array | None, padding_idx: int | None, mode: str, bags: int | None
+) -> Array:
+    """Sums or means of bags, without their rows being laid out."""
+    bounds = None if offsets is None else jnp.clip(jnp.append(offsets, input.size)[: (bags or 0) + 1], 0, input.size).astype(np.int32)
+    total = sampling.bags(weight, input, factors, padding_idx, bounds)
+    if mode == "mean":
+        kept = None if padding_idx is None else input != padding_idx
+        if offsets is not None:
+            count = jnp.diff(bounds) if kept is None else jax.ops.segment_sum(kept.astype(np.int32), _bag_of(input.size, offsets), bags)
+        else:
+            count = jnp.full(len(input), input.shape[1]) if kept is None else kept.sum(1)
+        total = total / jnp.maximum(count, 1).astype(total.dtype)[:, None]
+    return total if offsets is None else jnp.where(_sound(offsets, input.size), total, jnp.nan)
+
+
+def _bag_of(entries: int, offsets: Array) -> Array:
+    """The bag of each entry."""
+    return jnp.searchsorted(offsets, jnp.arange(entries, dtype=np.int32).astype(offsets.dtype), side="right") - 1
+
+
+def _sound(offsets: Array, entries: int) -> Array:
+    return (offsets[0] == 0) & (jnp.diff(offsets) >= 0).all() & (offsets[-1] <= entries)
 
 
 def _reduce_equal(rows: Array, kept: Array, mode: str) -> Array:
@@ -202,7 +228,7 @@ def _reduce_ragged(rows: Array, kept: Array, mode: str, offsets: Array, bags: in
     if not bags:
         return jnp.zeros((0, rows.shape[1]), rows.dtype)
     place = jnp.arange(n, dtype=np.int32)
-    bag = jnp.where(kept, jnp.searchsorted(offsets, place.astype(offsets.dtype), side="right") - 1, bags)
+    bag = jnp.where(kept, _bag_of(n, offsets), bags)
     if mode == "max":
         # The first of the largest: their gradient goes there, and nowhere else.
         ranked = jax.lax.stop_gradient(jnp.where(jnp.isnan(rows), jnp.inf, rows))
@@ -213,8 +239,7 @@ def _reduce_ragged(rows: Array, kept: Array, mode: str, offsets: Array, bags: in
         out = jax.ops.segment_sum(rows, bag, bags)
     if mode == "mean":
         out = out / jnp.maximum(jax.ops.segment_sum(kept.astype(rows.dtype), bag, bags), 1)[:, None]
-    sound = (offsets[0] == 0) & (jnp.diff(offsets) >= 0).all() & (offsets[-1] <= n)
-    return jnp.where(sound, out, jnp.nan)
+    return jnp.where(_sound(offsets, n), out, jnp.nan)
 
 
 @function(jit=False)

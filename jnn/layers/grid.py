@@ -10,16 +10,15 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from ..core import checks, dtypes
 from ..core.function import function
+from ..kernels import sampling
 from .resize import cubic
 
 Array = jax.Array
-
-# Channels from which on the gradient is faster with a pixel's channels side by side.
-_WIDE = 16
 
 
 def _aligned(who: str, align_corners: bool | None) -> bool:
@@ -58,7 +57,7 @@ class _Tap(NamedTuple):
 def _tap(position: Array, weight: Array, size: int) -> _Tap:
     exists = (position >= 0) & (position <= size - 1)
     # The index is a constant of differentiation, and a position that is NaN or out of an integer's range has none.
-    index = jnp.where(exists, lax.stop_gradient(position), 0).astype(dtypes.index())
+    index = jnp.where(exists, lax.stop_gradient(position), 0).astype(np.int32)
     return _Tap(index, weight, exists)
 
 
@@ -105,19 +104,17 @@ def grid_sample(input: Array, grid: Array, mode: str = "bilinear", padding_mode:
     out = grid.shape[1:-1]
     dtype = dtypes.accumulator(input.dtype)
     points = grid.astype(dtype).reshape(n, math.prod(out), len(space))
-    # Many channels are worth standing together: the gradient of a tap then scatters whole rows.
-    across = 2 if channels >= _WIDE else 1
-    pixels = jnp.moveaxis(input.astype(dtype).reshape(n, channels, math.prod(space)), 1, across)
     axes = [_taps(points[..., -1 - axis], size, mode, padding_mode, aligned) for axis, size in enumerate(space)]
-    total = jnp.zeros((), dtype)
+    indices, weights = [], []
     for taps in itertools.product(*axes):
         index, weight, exists = taps[0]
         for tap, size in zip(taps[1:], space[1:], strict=True):
             index, weight, exists = index * size + tap.index, weight * tap.weight, exists & tap.exists
-        index, weight, exists = (jnp.expand_dims(x, across) for x in (index, weight, exists))
-        values = jnp.take_along_axis(pixels, index, 3 - across, mode="clip")
-        total += jnp.where(exists, values, 0) * weight
-    return jnp.moveaxis(total, across, 1).reshape(n, channels, *out).astype(input.dtype)
+        indices.append(jnp.where(exists, index, sampling.MISSING))
+        weights.append(weight)
+    pixels = input.astype(dtype).reshape(n, channels, math.prod(space))
+    y = sampling.sample(sampling.Form(planes=True, missing=0.0), pixels, jnp.stack(weights, 1), jnp.stack(indices, 1))
+    return y.reshape(n, channels, *out).astype(input.dtype)
 
 
 def _check_shapes(who: str, input: Array, grid: Array, mode: str) -> None:

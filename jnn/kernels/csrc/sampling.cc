@@ -1,0 +1,319 @@
+// Sums of rows at given indices, each times a number, and their gradients by the rows and by the numbers.
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <type_traits>
+#include <vector>
+
+#include "buffers.h"
+#include "parallel.h"
+#include "products.h"
+#include "rows.h"
+#include "transpose.h"
+#include "vector.h"
+#include "xla/ffi/api/ffi.h"
+
+namespace jnn {
+namespace {
+
+// Fewer products than these one thread makes before another has woken up.
+constexpr int64_t kLeastWork = 1 << 16;
+// For balance there are so many tasks for each thread.
+constexpr int64_t kTasksAThread = 4;
+// Rows are cut into parts for several threads from so many columns a part on.
+constexpr int64_t kLeastColumns = 32;
+// Planes are read with so many channels side by side, unless there are fewer or few places.
+constexpr int64_t kWide = 16, kNarrow = 4;
+
+// Place p has the entries first(p) + i * apart for i < count(p).
+struct Entries {
+  const int32_t* bounds;
+  int64_t each, step, apart;
+  int64_t first(int64_t p) const { return bounds ? bounds[p] : p * step; }
+  int64_t end(int64_t p) const { return bounds ? bounds[p + 1] : p * step + each * apart; }
+};
+
+// Rows begin `pitch` apart.
+template <class T>
+struct Rows {
+  T* data;
+  int64_t count, pitch;
+  T* at(int64_t i) const { return data + i * pitch; }
+  bool has(int32_t i) const { return static_cast<uint32_t>(i) < static_cast<uint64_t>(count); }
+};
+
+// Entries whose index is `nothing` are left out; others without a row stand for a row of the value for what is missing.
+template <class T>
+struct Terms {
+  Entries entries;
+  const int32_t* index;
+  const T* weight;
+  int32_t nothing;
+  T weight_of(int64_t entry) const { return weight ? weight[entry] : T{1}; }
+};
+
+// One place's sum over its entries of weight * x[index], in the columns from `column` on that n vectors V hold.
+template <class V, int n, class T>
+inline void gather_columns(const Terms<T>& terms, int64_t p, Rows<const T> x, const T* missing, int64_t column, T* to) {
+  V sums[n]{};
+  for (int64_t e = terms.entries.first(p), end = terms.entries.end(p); e < end; e += terms.entries.apart) {
+    const int32_t i = terms.index[e];
+    if (i == terms.nothing) continue;
+    const T* from = x.has(i) ? x.at(i) + column : missing;
+    const T weight = terms.weight_of(e);
+#pragma GCC unroll 4
+    for (int j = 0; j < n; ++j) sums[j] += weight * read<V>(from + j * (sizeof(V) / sizeof(T)));
+  }
+  std::memcpy(to + column, sums, sizeof sums);
+}
+
+// y[p] = sum over p's entries of weight * x[index], for places from begin to end.
+template <class T>
+void gather(const Terms<T>& terms, int64_t width, int64_t begin, int64_t end, Rows<const T> x, const T* missing, Rows<T> y) {
+  const int64_t whole = width - width % (4 * kLanes<T>);
+  for (int64_t p = begin; p < end; ++p) {
+    T* to = y.at(p);
+    for (int64_t column = 0; column < whole; column += 4 * kLanes<T>) gather_columns<Vector<T>, 4>(terms, p, x, missing, column, to);
+    by_vectors<T>(width - whole, [&](auto zero, int64_t i) { gather_columns<decltype(zero), 1>(terms, p, x, missing, whole + i, to); });
+  }
+}
+
+// x[index] = sum over entries of weight * g[p], for rows from begin to end.
+template <class T>
+void scatter(const Terms<T>& terms, int64_t width, int64_t places, Rows<const T> g, Rows<T> x, int64_t begin, int64_t end) {
+  const Entries& entries = terms.entries;
+  for (int64_t i = begin; i < end; ++i) std::fill(x.at(i), x.at(i) + width, T{0});
+  for (int64_t p = 0; p < places; ++p) {
+    for (int64_t e = entries.first(p), last = entries.end(p); e < last; e += entries.apart) {
+      const int32_t i = terms.index[e];
+      if (i >= begin && i < end && i != terms.nothing) add(width, terms.weight_of(e), g.at(p), x.at(i));
+    }
+  }
+}
+
+// to[entry] += g[p] . x[index], for places from begin to end.
+template <class T>
+void dots(const Terms<T>& terms, int64_t width, int64_t begin, int64_t end, Rows<const T> g, Rows<const T> x, const T* missing, T* to) {
+  const Entries& entries = terms.entries;
+  for (int64_t p = begin; p < end; ++p) {
+    for (int64_t e = entries.first(p), last = entries.end(p); e < last; e += entries.apart) {
+      const int32_t i = terms.index[e];
+      if (i != terms.nothing) to[e] += dot(width, g.at(p), x.has(i) ? x.at(i) : missing);
+    }
+  }
+}
+
+// What is gathered from where: rows of `width` from (batch, count) to (batch, places), or in planes with the width second.
+template <class T>
+struct Problem {
+  int64_t batch, width, count, places, entries;
+  T missing;
+  Terms<T> terms;
+
+  Terms<T> of(int64_t n) const {
+    return {terms.entries, terms.index + n * entries, terms.weight ? terms.weight + n * entries : nullptr, terms.nothing};
+  }
+  int64_t work() const { return batch * width * (entries + count); }
+  std::vector<T> filled() const { return std::vector<T>(std::max(width, kWide), missing); }
+
+  // Channels that are side by side: 1 where planes are read as they are.
+  int64_t side_by_side(int64_t threads) const {
+    if (4 * entries < count) return 1;
+    for (int64_t wide : {kWide, kNarrow})
+      if (2 * width > wide && batch * ((width + wide - 1) / wide) >= threads) return wide;
+    return 1;
+  }
+};
+
+// `parallel`, where that is worth it.
+template <class Run>
+void share(ffi::ThreadPool& pool, int64_t work, int64_t tasks, const Run& run) {
+  if (work >= kLeastWork) return parallel(pool, tasks, run);
+  for (int64_t i = 0; i < tasks; ++i) run(i);
+}
+
+// Planes with up to `wide` channels side by side; planes themselves where that is one.
+template <class T>
+class Channels {
+ public:
+  Channels(int64_t wide, int64_t count) : wide_(wide), count_(count), own_(wide == 1 ? nullptr : new T[wide * count]()) {}
+  Rows<T> rows(T* planes) const { return {own_ ? own_.get() : planes, count_, wide_}; }
+  // `channels` planes of rows from begin to end, `pitch` apart.
+  Rows<const T> read(const T* planes, int64_t pitch, int64_t channels, int64_t begin, int64_t end) {
+    if (!own_) return {planes, count_, 1};
+    transpose(planes + begin, pitch, channels, end - begin, own_.get() + begin * wide_, wide_);
+    for (int64_t i = begin; channels < wide_ && i < end; ++i) std::fill(own_.get() + i * wide_ + channels, own_.get() + (i + 1) * wide_, T{0});
+    return {own_.get(), count_, wide_};
+  }
+  void write(T* planes, int64_t channels) const {
+    if (own_) transpose(own_.get(), wide_, count_, channels, planes, count_);
+  }
+
+ private:
+  int64_t wide_, count_;
+  std::unique_ptr<T[]> own_;
+};
+
+template <class T>
+void gather_planes(ffi::ThreadPool& pool, const Problem<T>& problem, const T* x, T* y) {
+  const int64_t wide = problem.side_by_side(pool.num_threads()), blocks = (problem.width + wide - 1) / wide;
+  const std::vector<T> missing = problem.filled();
+  share(pool, problem.work(), problem.batch * blocks, [&](int64_t task) {
+    const int64_t n = task / blocks, first = task % blocks * wide, channels = std::min(wide, problem.width - first);
+    Channels<T> from(wide, problem.count), to(wide, problem.places);
+    T* planes = y + (n * problem.width + first) * problem.places;
+    const Rows<const T> rows = from.read(x + (n * problem.width + first) * problem.count, problem.count, channels, 0, problem.count);
+    gather(problem.of(n), wide, 0, problem.places, rows, missing.data(), to.rows(planes));
+    to.write(planes, channels);
+  });
+}
+
+template <class T>
+void scatter_planes(ffi::ThreadPool& pool, const Problem<T>& problem, const T* g, T* x) {
+  const int64_t wide = problem.side_by_side(pool.num_threads()), blocks = (problem.width + wide - 1) / wide;
+  share(pool, problem.work(), problem.batch * blocks, [&](int64_t task) {
+    const int64_t n = task / blocks, first = task % blocks * wide, channels = std::min(wide, problem.width - first);
+    Channels<T> from(wide, problem.places), to(wide, problem.count);
+    T* planes = x + (n * problem.width + first) * problem.count;
+    const Rows<const T> rows = from.read(g + (n * problem.width + first) * problem.places, problem.places, channels, 0, problem.places);
+    scatter(problem.of(n), wide, problem.places, rows, to.rows(planes), 0, problem.count);
+    to.write(planes, channels);
+  });
+}
+
+template <class T>
+void dots_planes(ffi::ThreadPool& pool, const Problem<T>& problem, const T* g, const T* x, T* w) {
+  const int64_t wide = 4 * problem.entries < problem.count ? 1 : problem.width > kNarrow ? kWide : kNarrow;
+  const std::vector<T> missing = problem.filled();
+  const Parts parts(problem.places, std::max<int64_t>(1, problem.places * problem.batch / pool.num_threads()));
+  share(pool, problem.work(), problem.batch * parts.parts, [&](int64_t task) {
+    const int64_t n = task / parts.parts, begin = parts.begin(task % parts.parts), end = parts.begin(task % parts.parts + 1);
+    Channels<T> slopes(wide, problem.places), from(wide, problem.count);
+    for (int64_t first = 0; first < problem.width; first += wide) {
+      const int64_t channels = std::min(wide, problem.width - first);
+      const Rows<const T> left = slopes.read(g + (n * problem.width + first) * problem.places, problem.places, channels, begin, end);
+      const Rows<const T> right = from.read(x + (n * problem.width + first) * problem.count, problem.count, channels, 0, problem.count);
+      dots(problem.of(n), wide, begin, end, left, right, missing.data(), w + n * problem.entries);
+    }
+  });
+}
+
+// Places in parts, so that there are tasks enough.
+template <class T>
+Parts shares(const ffi::ThreadPool& pool, const Problem<T>& problem) {
+  const int64_t wanted = (kTasksAThread * pool.num_threads() + problem.batch - 1) / problem.batch;
+  return Parts(problem.places, std::max<int64_t>(1, (problem.places + wanted - 1) / wanted));
+}
+
+template <class T>
+void gather_rows(ffi::ThreadPool& pool, const Problem<T>& problem, const T* x, T* y) {
+  const std::vector<T> missing = problem.filled();
+  const Parts parts = shares(pool, problem);
+  share(pool, problem.batch * problem.entries * problem.width, problem.batch * parts.parts, [&](int64_t task) {
+    const int64_t n = task / parts.parts, part = task % parts.parts, width = problem.width;
+    const Rows<const T> from{x + n * problem.count * width, problem.count, width};
+    const Rows<T> to{y + n * problem.places * width, problem.places, width};
+    gather(problem.of(n), width, parts.begin(part), parts.begin(part + 1), from, missing.data(), to);
+  });
+}
+
+template <class T>
+void scatter_rows(ffi::ThreadPool& pool, const Problem<T>& problem, const T* g, T* x) {
+  // Tasks have columns of their own, or else rows, for which each reads all indices.
+  const int64_t width = problem.width, wanted = (kTasksAThread * pool.num_threads() + problem.batch - 1) / problem.batch;
+  const bool by_column = width >= kLeastColumns * pool.num_threads();
+  const Parts columns(width, by_column ? std::max(kLeastColumns, (width + wanted - 1) / wanted) : width);
+  const Parts rows(problem.count, by_column ? problem.count : (problem.count + wanted - 1) / wanted);
+  share(pool, problem.work(), problem.batch * columns.parts * rows.parts, [&](int64_t task) {
+    const int64_t n = task / (columns.parts * rows.parts), column = task / rows.parts % columns.parts, row = task % rows.parts;
+    const Rows<const T> from{g + n * problem.places * width + columns.begin(column), problem.places, width};
+    const Rows<T> to{x + n * problem.count * width + columns.begin(column), problem.count, width};
+    scatter(problem.of(n), columns.size(column), problem.places, from, to, rows.begin(row), rows.begin(row + 1));
+  });
+}
+
+template <class T>
+void dots_rows(ffi::ThreadPool& pool, const Problem<T>& problem, const T* g, const T* x, T* w) {
+  const std::vector<T> missing = problem.filled();
+  const Parts parts = shares(pool, problem);
+  share(pool, problem.batch * problem.entries * problem.width, problem.batch * parts.parts, [&](int64_t task) {
+    const int64_t n = task / parts.parts, part = task % parts.parts, width = problem.width;
+    const Rows<const T> left{g + n * problem.places * width, problem.places, width};
+    const Rows<const T> right{x + n * problem.count * width, problem.count, width};
+    dots(problem.of(n), width, parts.begin(part), parts.begin(part + 1), left, right, missing.data(), w + n * problem.entries);
+  });
+}
+
+using Index = ffi::Buffer<ffi::S32>;
+
+// What of a problem is neither sizes nor arrays.
+struct Form {
+  bool planes, ragged, weighted;
+  double missing;
+  int64_t nothing;
+};
+
+// `rows` are the sizes of what is gathered from, `sums` of what is gathered.
+template <class T>
+Problem<T> problem_of(const Form& form, ffi::AnyBuffer::Dimensions rows, ffi::AnyBuffer::Dimensions sums, const Index& index, const Index& bounds,
+                      const T* weight) {
+  const int64_t places = sums[form.planes ? 2 : 1], entries = index.element_count() / rows[0], each = form.ragged ? 0 : entries / places;
+  const Entries of{form.ragged ? bounds.typed_data() : nullptr, each, form.planes ? 1 : each, form.planes ? places : 1};
+  const int64_t width = rows[form.planes ? 1 : 2], count = rows[form.planes ? 2 : 1];
+  const Terms<T> terms{of, index.typed_data(), form.weighted ? weight : nullptr, static_cast<int32_t>(form.nothing)};
+  return {rows[0], width, count, places, entries, static_cast<T>(form.missing), terms};
+}
+
+ffi::Error sample(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer weight, Index index, Index bounds, ffi::Result<ffi::AnyBuffer> y,
+                  bool planes, bool ragged, bool weighted, double missing, int64_t nothing) {
+  return by_type(x.element_type(), [&](auto zero) {
+    using T = decltype(zero);
+    const auto problem = problem_of({planes, ragged, weighted, missing, nothing}, x.dimensions(), y->dimensions(), index, bounds, data<T>(weight));
+    (planes ? gather_planes<T> : gather_rows<T>)(pool, problem, data<T>(x), data<T>(y));
+  });
+}
+
+ffi::Error by_rows(ffi::ThreadPool pool, ffi::AnyBuffer g, ffi::AnyBuffer weight, Index index, Index bounds, ffi::Result<ffi::AnyBuffer> x,
+                   bool planes, bool ragged, bool weighted, double missing, int64_t nothing) {
+  return by_type(g.element_type(), [&](auto zero) {
+    using T = decltype(zero);
+    const auto problem = problem_of({planes, ragged, weighted, missing, nothing}, x->dimensions(), g.dimensions(), index, bounds, data<T>(weight));
+    (planes ? scatter_planes<T> : scatter_rows<T>)(pool, problem, data<T>(g), data<T>(x));
+  });
+}
+
+ffi::Error by_weight(ffi::ThreadPool pool, ffi::AnyBuffer g, ffi::AnyBuffer x, Index index, Index bounds, ffi::Result<ffi::AnyBuffer> w,
+                     bool planes, bool ragged, bool weighted, double missing, int64_t nothing) {
+  return by_type(g.element_type(), [&](auto zero) {
+    using T = decltype(zero);
+    const Form form{planes, ragged, weighted, missing, nothing};
+    const auto problem = problem_of<T>(form, x.dimensions(), g.dimensions(), index, bounds, nullptr);
+    std::fill_n(data<T>(w), index.element_count(), T{0});
+    (planes ? dots_planes<T> : dots_rows<T>)(pool, problem, data<T>(g), data<T>(x), data<T>(w));
+  });
+}
+
+auto bound() {
+  return ffi::Ffi::Bind()
+      .Ctx<ffi::ThreadPool>()
+      .Arg<ffi::AnyBuffer>()
+      .Arg<ffi::AnyBuffer>()
+      .Arg<Index>()
+      .Arg<Index>()
+      .Ret<ffi::AnyBuffer>()
+      .Attr<bool>("planes")
+      .Attr<bool>("ragged")
+      .Attr<bool>("weighted")
+      .Attr<double>("missing")
+      .Attr<int64_t>("nothing");
+}
+
+}  // namespace
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jnn_sample, sample, bound());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jnn_sample_by_rows, by_rows, bound());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jnn_sample_by_weight, by_weight, bound());
+
+}  // namespace jnn
