@@ -11,6 +11,7 @@ import jnn
 
 ROOT = pathlib.Path(jnn.__path__[0])
 SOURCES = sorted(ROOT.rglob("*.py"))
+LIBRARY = sorted(path for path in (ROOT / "kernels" / "csrc").iterdir() if path.suffix in (".cc", ".h"))
 # Each package may import those before it, and itself.
 ORDER = ["core", "kernels", "layers", "losses", "functional", "init", "module", "attention", "utils", "optim", "func", "parallel", "io"]
 
@@ -34,6 +35,13 @@ def test_imports_go_one_way_and_files_stay_small(path):
         assert name.split(".")[0] != "torch"
         if name.startswith("jnn.") and parts[0] != "__init__":
             assert ORDER.index(name.split(".")[1]) <= ORDER.index(parts[0]), f"{path} imports {name}"
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=lambda p: p.name)
+def test_the_librarys_files_stay_small(path):
+    lines = path.read_text().splitlines()
+    assert len(lines) <= 600
+    assert max(map(len, lines)) <= 140
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))

@@ -5,11 +5,11 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
-#include <memory>
 #include <vector>
 
 #include "buffers.h"
 #include "functions.h"
+#include "memory.h"
 #include "parallel.h"
 #include "products.h"
 #include "rows.h"
@@ -67,9 +67,6 @@ constexpr std::array<Product<T>, sizeof...(i)> products_of(std::index_sequence<i
 // By rows - 1.
 template <class T, int vectors, int apart>
 inline constexpr auto kProducts = products_of<T, vectors, apart>(std::make_index_sequence<kMostRows>());
-
-template <class T>
-using Buffer = std::unique_ptr<T[]>;
 
 // What of attention is no array.
 struct Sizes {
@@ -167,7 +164,7 @@ void scores(const Queries<T>& q, int64_t begin, int64_t end, const T* packed, co
   const int64_t width = q.sizes.width, first = q.panels.begin(begin), last = q.panels.begin(end);
   for (int64_t p = begin; p < end; ++p) {
     const int64_t rows = q.panels.size(p), at = q.panels.begin(p);
-    kProducts<T, vectors, 1>[rows - 1](width, packed + at * width, rows, queries, wide, to + (at - first) * wide, wide, false);
+    kProducts<T, vectors, 1>[rows - 1](width, packed + at* width, rows, queries, wide, to + (at - first)* wide, wide, false);
   }
   if (q.bias && q.bias_row) transpose(q.bias + q.first * q.bias_row + first, q.bias_row, q.count, last - first, turned, wide);
   Vector<T> lanes[vectors];
@@ -236,7 +233,7 @@ void add_rows(int64_t keys, const T* weights, const T* rows, int64_t width, T* t
   constexpr int64_t wide = kQueries<T, vectors>;
   const Parts parts(width, kMostRows);
   for (int64_t p = 0; p < parts.parts; ++p)
-    kProducts<T, vectors, 1>[parts.size(p) - 1](keys, rows + parts.begin(p), width, weights, wide, to + parts.begin(p) * wide, wide, true);
+    kProducts<T, vectors, 1>[parts.size(p) - 1](keys, rows + parts.begin(p), width, weights, wide, to + parts.begin(p)* wide, wide, true);
 }
 
 // Drops weights of keys from `first` on.
@@ -257,7 +254,7 @@ template <class T, int vectors>
 void attend(const Queries<T>& q, const Forward<T>& f, const T* queries) {
   constexpr int64_t wide = kQueries<T, vectors>, most_keys = kPanelsAtOnce * kMostRows;
   const int64_t width = q.sizes.width, value_width = q.sizes.value_width;
-  const Buffer<T> own(new T[(width + value_width + 2 * most_keys) * wide]());
+  const auto own = zeros<T>((width + value_width + 2 * most_keys) * wide);
   T *turned = own.get(), *found = turned + width * wide, *held = found + value_width * wide, *bias = held + most_keys * wide;
   turn<T, vectors>(queries, width, q.count, f.scale, turned);
   Softmax<T, vectors> softmax;
@@ -299,22 +296,23 @@ T weigh(const Sizes& s, int64_t query, const T* q, const T* k, const T* bias, T*
 // Attention of few queries.
 template <class T>
 void attend_few(const Sizes& s, const T* q, const T* k, const T* v, const T* bias, int64_t bias_row, Kept<T> kept, T* y, T* logs) {
-  const Buffer<T> own(new T[s.width + s.keys]);
+  const auto own = memory<T>(s.width + s.keys);
   T* weights = own.get() + s.width;
   for (int64_t i = 0; i < s.queries; ++i) {
     for (int64_t j = 0; j < s.width; ++j) own[j] = T(s.scale) * q[i * s.width + j];
     logs[i] = weigh(s, i, own.get(), k, bias ? bias + i * bias_row : nullptr, weights);
     std::fill_n(y + i * s.value_width, s.value_width, T{0});
-    for (int64_t key = 0; key < s.keys; ++key) add(s.value_width, weights[key] * kept.at(key, i), v + key * s.value_width, y + i * s.value_width);
+    for (int64_t key = 0; key < s.keys; ++key)
+      add(s.value_width, weights[key] * kept.at(key, i), v + key * s.value_width, y + i * s.value_width);
   }
 }
 
 // Its gradients.
 template <class T>
-void differentiate_few(const Sizes& s, const T* q, const T* k, const T* v, const T* bias, int64_t bias_row, Kept<T> kept, const T* y, const T* g,
-                       T* by_q, T* by_k, T* by_v) {
+void differentiate_few(const Sizes& s, const T* q, const T* k, const T* v, const T* bias, int64_t bias_row, Kept<T> kept, const T* y,
+                       const T* g, T* by_q, T* by_k, T* by_v) {
   const T scale = s.scale;
-  const Buffer<T> own(new T[s.width + s.keys]);
+  const auto own = memory<T>(s.width + s.keys);
   T* weights = own.get() + s.width;
   std::fill_n(by_k, s.keys * s.width, T{0});
   std::fill_n(by_v, s.keys * s.value_width, T{0});
@@ -347,8 +345,8 @@ template <class T>
 void forward(ffi::ThreadPool& pool, const Sizes& s, const T* q, const T* k, const T* v, const Bias<T>& bias, Kept<T> kept, T* y, T* logs) {
   if (s.queries <= kFew) {
     return parallel(pool, s.heads, [&](int64_t head) {
-      attend_few(s, q + head * s.queries * s.width, k + head * s.keys * s.width, v + head * s.keys * s.value_width, bias.of(head, s), bias.row, kept.of(head, s.keys),
-                 y + head * s.queries * s.value_width, logs + head * s.queries);
+      attend_few(s, q + head * s.queries * s.width, k + head * s.keys * s.width, v + head * s.keys * s.value_width, bias.of(head, s),
+                 bias.row, kept.of(head, s.keys), y + head * s.queries * s.value_width, logs + head * s.queries);
     });
   }
   const Parts panels(s.keys, kMostRows);
@@ -357,10 +355,10 @@ void forward(ffi::ThreadPool& pool, const Sizes& s, const T* q, const T* k, cons
   parallel(pool, s.heads * parts.parts, [&](int64_t task) {
     const int64_t head = task / parts.parts, part = task % parts.parts;
     const int64_t begin = parts.begin(part) * kQueries<T, 2>, end = std::min(s.queries, parts.begin(part + 1) * kQueries<T, 2>);
-    const Buffer<T> packed(new T[s.keys * s.width]);
+    const auto packed = memory<T>(s.keys * s.width);
     pack(k + head * s.keys * s.width, s.width, panels, 0, panels.parts, packed.get());
-    const Forward<T> f{k + head * s.keys * s.width, v + head * s.keys * s.value_width, packed.get(), y + head * s.queries * s.value_width,
-                       logs + head * s.queries, T(s.scale)};
+    const Forward<T> f{k + head * s.keys * s.width,          v + head * s.keys * s.value_width, packed.get(),
+                       y + head * s.queries * s.value_width, logs + head * s.queries,           T(s.scale)};
     by_block<T>(begin, end, [&](auto vectors, int64_t first, int64_t count) {
       const Queries<T> block{s, panels, bias.of(head, s), bias.row, kept.of(head, s.keys), first, count};
       attend<T, vectors()>(block, f, q + (head * s.queries + first) * s.width);
@@ -381,7 +379,7 @@ void add_outer(const Parts& panels, int64_t begin, int64_t end, int64_t count, c
   for (int64_t p = begin; p < end; ++p) {
     const int64_t at = panels.begin(p) - panels.begin(begin), size = panels.size(p);
     for (int64_t column = 0; column < pitch; column += kTileColumns<T>)
-      kProducts<T, kTileVectors, wide>[size - 1](count, weights + at * wide, 1, rows + column, pitch, to + at * pitch + column, pitch, true);
+      kProducts<T, kTileVectors, wide>[size - 1](count, weights + at* wide, 1, rows + column, pitch, to + at* pitch + column, pitch, true);
   }
 }
 
@@ -424,9 +422,10 @@ template <class T, int vectors>
 void differentiate(const Queries<T>& q, const Backward<T>& b) {
   constexpr int64_t wide = kQueries<T, vectors>, most_keys = kPanelsAtOnce * kMostRows;
   const int64_t width = q.sizes.width, value_width = q.sizes.value_width, pitch = tiled<T>(width), value_pitch = tiled<T>(value_width);
-  const Buffer<T> own(new T[(2 * width + value_width + pitch + value_pitch + 3 * most_keys) * wide]());
+  const auto own = zeros<T>((2 * width + value_width + pitch + value_pitch + 3 * most_keys) * wide);
   T *turned = own.get(), *turned_g = turned + width * wide, *by_q = turned_g + value_width * wide, *rows = by_q + width * wide;
-  T *rows_g = rows + pitch * wide, *weights = rows_g + value_pitch * wide, *slope = weights + most_keys * wide, *bias = slope + most_keys * wide;
+  T *rows_g = rows + pitch * wide, *weights = rows_g + value_pitch * wide, *slope = weights + most_keys * wide,
+    *bias = slope + most_keys * wide;
   const T *queries = b.q + q.first * width, *g = b.g + q.first * value_width, *y = b.y + q.first * value_width;
   turn<T, vectors>(queries, width, q.count, b.scale, turned);
   turn<T, vectors>(g, value_width, q.count, T{1}, turned_g);
@@ -443,7 +442,8 @@ void differentiate(const Queries<T>& q, const Backward<T>& b) {
     scores<T, vectors>(q, begin, end, b.packed_k - q.panels.begin(b.begin) * width, turned, bias, weights);
     for (int64_t p = begin; p < end; ++p) {
       const int64_t at = q.panels.begin(p) - first, size = q.panels.size(p);
-      kProducts<T, vectors, 1>[size - 1](value_width, b.packed_v + (own_first + at) * value_width, size, turned_g, wide, slope + at * wide, wide, false);
+      kProducts<T, vectors, 1>[size - 1](value_width, b.packed_v + (own_first + at)* value_width, size, turned_g, wide, slope + at* wide,
+                                         wide, false);
     }
     slopes<T, vectors>(q, first, keys, logs, means, weights, slope);
     add_rows<T, vectors>(keys, slope, b.k + first * width, width, by_q);
@@ -460,32 +460,44 @@ struct Gradients {
 };
 
 template <class T>
-void backward(ffi::ThreadPool& pool, const Sizes& s, const T* q, const T* k, const T* v, const Bias<T>& bias, Kept<T> kept, const T* y, const T* logs,
-              const T* g, const Gradients<T>& to) {
+void backward(ffi::ThreadPool& pool, const Sizes& s, const T* q, const T* k, const T* v, const Bias<T>& bias, Kept<T> kept, const T* y,
+              const T* logs, const T* g, const Gradients<T>& to) {
   if (s.queries <= kFew) {
     return parallel(pool, s.heads, [&](int64_t head) {
       const int64_t query = head * s.queries, key = head * s.keys;
-      differentiate_few(s, q + query * s.width, k + key * s.width, v + key * s.value_width, bias.of(head, s), bias.row, kept.of(head, s.keys),
-                        y + query * s.value_width, g + query * s.value_width, to.by_q + query * s.width, to.by_k + key * s.width,
-                        to.by_v + key * s.value_width);
+      differentiate_few(s, q + query * s.width, k + key * s.width, v + key * s.value_width, bias.of(head, s), bias.row,
+                        kept.of(head, s.keys), y + query * s.value_width, g + query * s.value_width, to.by_q + query * s.width,
+                        to.by_k + key * s.width, to.by_v + key * s.value_width);
     });
   }
   const Parts panels(s.keys, kMostRows), parts(panels.parts, std::max<int64_t>(kPanelsAtOnce, panels.parts * s.heads / kTasks));
   const int64_t size = s.heads * s.queries * s.width, pitch = tiled<T>(s.width), value_pitch = tiled<T>(s.value_width);
   // Each part of the keys has its own gradient by the queries, and they are added up.
-  const Buffer<T> more(parts.parts > 1 ? new T[(parts.parts - 1) * size] : nullptr);
+  const auto more = memory<T>((parts.parts - 1) * size);
   parallel(pool, s.heads * parts.parts, [&](int64_t task) {
     const int64_t head = task / parts.parts, part = task % parts.parts, begin = parts.begin(part), end = parts.begin(part + 1);
     const int64_t first = panels.begin(begin), keys = panels.begin(end) - first;
-    const Buffer<T> packed(new T[keys * (s.width + s.value_width)]), sums(new T[keys * (pitch + value_pitch)]());
+    const auto packed = memory<T>(keys * (s.width + s.value_width)), sums = zeros<T>(keys * (pitch + value_pitch));
     const T *own_k = k + head * s.keys * s.width, *own_v = v + head * s.keys * s.value_width;
     T *packed_v = packed.get() + keys * s.width, *by_v = sums.get() + keys * pitch;
     pack(own_k, s.width, panels, begin, end, packed.get());
     pack(own_v, s.value_width, panels, begin, end, packed_v);
     T* by_q = (part ? more.get() + (part - 1) * size : to.by_q) + head * s.queries * s.width;
     const int64_t query = head * s.queries;
-    const Backward<T> b{begin, end, q + query * s.width, own_k, own_v, y + query * s.value_width, logs + query, g + query * s.value_width,
-                        packed.get(), packed_v, by_q, sums.get(), by_v, T(s.scale)};
+    const Backward<T> b{begin,
+                        end,
+                        q + query * s.width,
+                        own_k,
+                        own_v,
+                        y + query * s.value_width,
+                        logs + query,
+                        g + query * s.value_width,
+                        packed.get(),
+                        packed_v,
+                        by_q,
+                        sums.get(),
+                        by_v,
+                        T(s.scale)};
     by_block<T>(0, s.queries, [&](auto vectors, int64_t from, int64_t count) {
       differentiate<T, vectors()>({s, panels, bias.of(head, s), bias.row, kept.of(head, s.keys), from, count}, b);
     });
@@ -535,13 +547,13 @@ ffi::Error attention(ffi::ThreadPool pool, In q, In k, In v, In bias, Mask mask,
   });
 }
 
-ffi::Error gradient(ffi::ThreadPool pool, In g, In y, In logs, In q, In k, In v, In bias, Mask mask, Out by_q, Out by_k, Out by_v, bool causal,
-                    double scale, double rate) {
+ffi::Error gradient(ffi::ThreadPool pool, In g, In y, In logs, In q, In k, In v, In bias, Mask mask, Out by_q, Out by_k, Out by_v,
+                    bool causal, double scale, double rate) {
   const Sizes s = sizes_of(q, v, causal, scale, rate);
   return by_type(q.element_type(), [&](auto zero) {
     using T = decltype(zero);
-    backward<T>(pool, s, data<T>(q), data<T>(k), data<T>(v), bias_of<T>(bias, s), kept_of<T>(mask, s), data<T>(y), data<T>(logs), data<T>(g),
-                {data<T>(by_q), data<T>(by_k), data<T>(by_v)});
+    backward<T>(pool, s, data<T>(q), data<T>(k), data<T>(v), bias_of<T>(bias, s), kept_of<T>(mask, s), data<T>(y), data<T>(logs),
+                data<T>(g), {data<T>(by_q), data<T>(by_k), data<T>(by_v)});
   });
 }
 

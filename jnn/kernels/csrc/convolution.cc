@@ -50,7 +50,8 @@ bool by_slabs(const Channels& c, const Grid& grid) {
   double phases = 1;
   for (int d = 0; d < 3; ++d) phases *= std::min(grid.in_step[d], reach[d] + 1);
   const double rows = grid.places[1] + reach[1] / grid.in_step[1], pitch = grid.places[2] + reach[2] / grid.in_step[2];
-  const double width = kTileColumns<T>, lanes = kLanes<T>, places = grid.places[1] * grid.places[2], taps = std::max<size_t>(1, grid.taps.size());
+  const double width = kTileColumns<T>, lanes = kLanes<T>, places = grid.places[1] * grid.places[2],
+               taps = std::max<size_t>(1, grid.taps.size());
   const double spread = std::ceil(grid.places[1] * pitch / width) * width / places;
   const double copied = kRow * phases * rows * std::ceil(pitch / lanes) * width / (taps * places);
   const double copies = kCopy * std::max(1.0, lanes / grid.places[2]) * (grid.in_step[2] > 1 ? 2 : 1);
@@ -127,8 +128,8 @@ ffi::Error by_input(ffi::ThreadPool pool, Span stride, Span padding, Span dilati
   });
 }
 
-ffi::Error by_weight(ffi::ThreadPool pool, Span stride, Span padding, Span dilation, int64_t groups, bool exact, std::string_view form, In g,
-                     In x, Out w) {
+ffi::Error by_weight(ffi::ThreadPool pool, Span stride, Span padding, Span dilation, int64_t groups, bool exact, std::string_view form,
+                     In g, In x, Out w) {
   const Geometry geometry = geometry_of(stride, padding, dilation, w->dimensions());
   const Channels channels{x.dimensions()[0], groups, w->dimensions()[1], w->dimensions()[0] / groups, 0, 0, 0};
   const Grid grid = geometry.forward(spatial(x.dimensions()), spatial(g.dimensions()));

@@ -13,6 +13,7 @@
 #include "memory.h"
 #include "parallel.h"
 #include "products.h"
+#include "transpose.h"
 #include "vector.h"
 
 namespace jnn::correlation {
@@ -87,7 +88,7 @@ class Rows {
           std::fill(to, to + (inside ? first : input_[2]) * channels_, T{0});
           if (!inside) continue;
           const T* from = x + (slab.image + i) * all_channels * a_channel + (depth * grid_.in[1] + row) * grid_.in[2] + left;
-          transpose(from + first * skip, a_channel, skip, channels_, end - first, to + first * channels_, channels_);
+          transpose(from + first * skip, a_channel, channels_, end - first, to + first * channels_, channels_, skip);
           std::fill(to + end * channels_, to + input_[2] * channels_, T{0});
         }
   }
@@ -110,59 +111,83 @@ class Rows {
   std::vector<Columns> columns_;
 };
 
+// Panels of outputs, from the first to the last, that a task makes of a group.
+struct Share {
+  const Parts& panels;
+  int64_t first, last;
+
+  // Where a panel begins among those of the share.
+  int64_t row(int64_t panel) const { return panels.begin(panel) - panels.begin(first); }
+};
+
+// The share's g (N, all, *places) at a slab's places, by panel, by place.
+template <class T>
+void order(const Grid& grid, const Slab& slab, const Share& share, const T* g, int64_t all, T* to) {
+  const int64_t depth = slab.size[1] * slab.size[2], parts = slab.images * slab.size[0], an_image = product(grid.places);
+  for (int64_t r = share.first; r < share.last; ++r)
+    for (int64_t part = 0; part < parts; ++part) {
+      const int64_t image = slab.image + part / slab.size[0], z = slab.begin[0] + part % slab.size[0], count = share.panels.size(r);
+      const T* from = g + (image * all + share.panels.begin(r)) * an_image + (z * grid.places[1] + slab.begin[1]) * grid.places[2];
+      transpose(from, an_image, count, depth, to + share.row(r) * parts * depth + part * depth * count, count);
+    }
+}
+
+// Adds the products of a slab to the share's sums, (outputs, rows.width()).
+template <class T>
+void add_products(const Rows<T>& rows, const Share& share, int64_t channels, const T* slopes, const T* input,
+                  const std::vector<int32_t>& offsets, T* sums) {
+  const int64_t places = offsets.size();
+  for (int64_t k = 0; k < places; k += kPlaces) {
+    const int64_t terms = std::min(kPlaces, places - k);
+    for (const Columns& columns : rows.columns())
+      for (int64_t j = 0, end = columns.taps * channels; j < end; j += kTileColumns<T>) {
+        const auto& tiles = end - j > kLanes<T> ? kTiles<T> : kNarrowTiles<T>;
+        for (int64_t r = share.first; r < share.last; ++r) {
+          const int64_t count = share.panels.size(r);
+          tiles[count - 1](terms, slopes + share.row(r) * places + k * count, input + columns.from + j, offsets.data() + k,
+                           sums + share.row(r) * rows.width() + columns.at + j, rows.width(), true);
+        }
+      }
+  }
+}
+
+// The weights of an output from its sums, which stand in parts, `stride` apart.
+template <class T>
+void gather(const Rows<T>& rows, const Channels& c, const Grid& grid, int64_t parts, int64_t stride, const T* sums, T* w) {
+  const auto total = zeros<T>(rows.width());
+  for (int64_t part = 0; part < parts; ++part)
+    for (int64_t j = 0; j < rows.width(); ++j) total[j] += sums[part * stride + j];
+  for (const Columns& columns : rows.columns())
+    for (int64_t t = 0; t < columns.taps; ++t)
+      for (int64_t channel = 0; channel < c.in; ++channel)
+        w[channel * grid.taps.size() + grid.taps[columns.first + t].index] = total[columns.at + t * c.in + channel];
+}
+
 // g (N, O, *places) and x (N, C, *in) give w (O, C / groups, *K).
 template <class T>
 void correlate(ffi::ThreadPool& pool, const Channels& c, const Grid& grid, const T* g, const T* x, T* w) {
-  const int64_t taps = grid.taps.size(), in_size = product(grid.in), an_image = product(grid.places), all = c.groups * c.out;
-  const int64_t wanted = std::clamp(std::min(kMostSums / (all * c.in * taps), kParts / c.groups), int64_t{1}, kParts);
+  const int64_t a_weight = c.in * grid.taps.size(), all = c.groups * c.out;
+  const int64_t wanted = std::clamp(std::min(kMostSums / (all * a_weight), kParts / c.groups), int64_t{1}, kParts);
   const Rows<T> rows(grid, c, wanted);
   const Parts parts(rows.cut().slabs(), (rows.cut().slabs() + wanted - 1) / wanted), panels(c.out, kMostRows);
   const int64_t tasks_wanted = kTasksAThread * pool.num_threads(), width = rows.width();
-  const Parts tasks(panels.parts, std::clamp(panels.parts * c.groups * parts.parts / tasks_wanted, int64_t{1}, panels.parts));
+  const Parts shares(panels.parts, std::clamp(panels.parts * c.groups * parts.parts / tasks_wanted, int64_t{1}, panels.parts));
   const auto sums = memory<T>(parts.parts * all * width);
-  parallel(pool, parts.parts * c.groups * tasks.parts, [&](int64_t task) {
-    const int64_t part = task / tasks.parts / c.groups, group = task / tasks.parts % c.groups;
-    const int64_t first = tasks.begin(task % tasks.parts), last = first + tasks.size(task % tasks.parts);
-    T* own = sums.get() + (part * all + group * c.out) * width;
-    std::fill(own + panels.begin(first) * width, own + panels.begin(last) * width, T{0});
-    const auto input = memory<T>(rows.numbers()), slopes = memory<T>(kMostRows * (last - first) * rows.cut().most_images * product(rows.cut().size));
+  parallel(pool, parts.parts * c.groups * shares.parts, [&](int64_t task) {
+    const int64_t part = task / shares.parts / c.groups, group = task / shares.parts % c.groups;
+    const Share share{panels, shares.begin(task % shares.parts), shares.begin(task % shares.parts + 1)};
+    const int64_t begin = panels.begin(share.first), outputs = panels.begin(share.last) - begin;
+    T* own = sums.get() + (part * all + group * c.out + begin) * width;
+    std::fill_n(own, outputs * width, T{0});
+    const auto input = memory<T>(rows.numbers()), slopes = memory<T>(outputs * rows.cut().most_images * product(rows.cut().size));
     for (int64_t s = parts.begin(part); s < parts.begin(part + 1); ++s) {
       const Slab slab = rows.cut().slab(s);
-      const auto offsets = rows.offsets(slab);
-      const int64_t places = offsets.size(), of_image = product(slab.size);
-      rows.fill(slab, x + group * c.in * in_size, c.groups * c.in, input.get());
-      for (int64_t r = first; r < last; ++r)
-        for (int64_t i = 0; i < slab.images; ++i)
-          for (int64_t z = 0; z < slab.size[0]; ++z) {
-            const int64_t at = ((slab.begin[0] + z) * grid.places[1] + slab.begin[1]) * grid.places[2], count = panels.size(r);
-            transpose(g + ((slab.image + i) * all + group * c.out + panels.begin(r)) * an_image + at, an_image, 1, count, of_image / slab.size[0],
-                      slopes.get() + (panels.begin(r) - panels.begin(first)) * places + (i * of_image + z * of_image / slab.size[0]) * count, count);
-          }
-      for (int64_t k = 0; k < places; k += kPlaces) {
-        const int64_t terms = std::min(kPlaces, places - k);
-        for (const Columns& columns : rows.columns())
-          for (int64_t j = 0; j < columns.taps * c.in; j += kTileColumns<T>) {
-            const bool whole = columns.taps * c.in - j > kLanes<T>;
-            for (int64_t r = first; r < last; ++r) {
-              const int64_t count = panels.size(r), row = panels.begin(r);
-              (whole ? kTiles<T> : kNarrowTiles<T>)[count - 1](terms, slopes.get() + (row - panels.begin(first)) * places + k * count, input.get() + columns.from + j,
-                                   offsets.data() + k, own + row * width + columns.at + j, width, true);
-            }
-          }
-      }
+      rows.fill(slab, x + group * c.in * product(grid.in), c.groups * c.in, input.get());
+      order(grid, slab, share, g + group * c.out * product(grid.places), all, slopes.get());
+      add_products(rows, share, c.in, slopes.get(), input.get(), rows.offsets(slab), own);
     }
   });
-  parallel(pool, all, [&](int64_t o) {
-    T* to = w + o * c.in * taps;
-    const auto total = memory<T>(width);
-    std::copy_n(sums.get() + o * width, width, total.get());
-    for (int64_t part = 1; part < parts.parts; ++part)
-      for (int64_t j = 0; j < width; ++j) total[j] += sums[(part * all + o) * width + j];
-    for (const Columns& columns : rows.columns())
-      for (int64_t t = 0; t < columns.taps; ++t)
-        for (int64_t channel = 0; channel < c.in; ++channel)
-          to[channel * taps + grid.taps[columns.first + t].index] = total[columns.at + t * c.in + channel];
-  });
+  parallel(pool, all, [&](int64_t o) { gather(rows, c, grid, parts.parts, all * width, sums.get() + o * width, w + o * a_weight); });
 }
 
 }  // namespace jnn::correlation

@@ -42,7 +42,8 @@ struct Cut {
 
   Slab slab(int64_t i) const {
     const int64_t row = i % rows.parts, depth = i / rows.parts % depths.parts, image = i / rows.parts / depths.parts;
-    return {images.begin(image), images.size(image), {depths.begin(depth), rows.begin(row), 0}, {depths.size(depth), rows.size(row), size[2]}};
+    return {
+        images.begin(image), images.size(image), {depths.begin(depth), rows.begin(row), 0}, {depths.size(depth), rows.size(row), size[2]}};
   }
 };
 

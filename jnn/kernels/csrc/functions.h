@@ -163,7 +163,8 @@ inline Vector<T> log(Vector<T> x) {
   const Vector<T> ratio = rest / (rest + T{2}), square = ratio * ratio, half = rest * rest * T(.5);
   const Vector<T> sum = ratio * (half + square * polynomial<T>(series, square)) + power * Real<T>::low;
   const Vector<T> found = power * Real<T>::high + (rest - (half - sum));
-  const Vector<T> special = select<T>(x == T{0}, broadcast(-infinity), select<T>(x > T{0}, x, broadcast(std::numeric_limits<T>::quiet_NaN())));
+  const Vector<T> special =
+      select<T>(x == T{0}, broadcast(-infinity), select<T>(x > T{0}, x, broadcast(std::numeric_limits<T>::quiet_NaN())));
   return select<T>((x > T{0}) & (x < infinity), found, special);
 }
 

@@ -4,21 +4,14 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
-#include <memory>
 #include <utility>
 
+#include "memory.h"
 #include "products.h"
+#include "transpose.h"
 #include "vector.h"
 
 namespace jnn {
-
-template <class T>
-using Buffer = std::unique_ptr<T[]>;
-
-template <class T>
-Buffer<T> buffer(int64_t size) {
-  return Buffer<T>(new T[size]);
-}
 
 // Sums that a tile keeps in registers, and so its rows for so many vectors of columns.
 constexpr int kSums = kRegisters == 32 ? 28 : 12;
@@ -91,23 +84,6 @@ void in_rows(const T* from, int64_t stride, int64_t depth, int64_t count, int64_
       store(to, count > j ? load_some(from + k * stride + j, count - j) : Vector<T>{});
 }
 
-// Row i of the lower half of pairs and row i + half change the blocks of `half` that stand off the diagonal.
-template <class T, int half, size_t... i>
-inline void exchange(Vector<T>& low, Vector<T>& high, std::index_sequence<i...>) {
-  constexpr size_t lanes = sizeof...(i);
-  const Vector<T> left = __builtin_shufflevector(low, high, (i & half ? lanes + i - half : i)...);
-  high = __builtin_shufflevector(low, high, (i & half ? lanes + i : i + half)...);
-  low = left;
-}
-
-template <class T, int half = kLanes<T> / 2>
-inline void transpose(Vector<T>* rows) {
-#pragma GCC unroll 16
-  for (int i = 0; i < kLanes<T>; ++i)
-    if (!(i & half)) exchange<T, half>(rows[i], rows[i + half], std::make_index_sequence<kLanes<T>>());
-  if constexpr (half > 1) transpose<T, half / 2>(rows);
-}
-
 // Up to as many rows as lanes, of `depth` terms and `stride` apart, as columns: to[k * pitch + j]. Columns that are missing are zeros.
 template <class T>
 void in_columns(const T* from, int64_t stride, int64_t rows, int64_t depth, T* to, int64_t pitch) {
@@ -116,7 +92,7 @@ void in_columns(const T* from, int64_t stride, int64_t rows, int64_t depth, T* t
     Vector<T> block[kLanes<T>];
 #pragma GCC unroll 16
     for (int i = 0; i < kLanes<T>; ++i) block[i] = i < rows ? load_some(from + i * stride + k, terms) : Vector<T>{};
-    transpose<T>(block);
+    transpose_square<T>(block);
     for (int64_t i = 0; i < terms; ++i) store(to + (k + i) * pitch, block[i]);
   }
 }

@@ -1,6 +1,7 @@
 // Memory that is a task's own.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdlib>
 #include <memory>
@@ -19,9 +20,16 @@ using Memory = std::unique_ptr<T[], Freed>;
 template <class T>
 Memory<T> memory(int64_t size) {
   constexpr size_t kLine = 64;
-  void* found = std::aligned_alloc(kLine, (size * sizeof(T) + kLine - 1) / kLine * kLine);
+  void* found = std::aligned_alloc(kLine, (size * sizeof(T) / kLine + 1) * kLine);
   if (!found) throw std::bad_alloc();
   return Memory<T>(static_cast<T*>(found));
+}
+
+template <class T>
+Memory<T> zeros(int64_t size) {
+  Memory<T> found = memory<T>(size);
+  std::fill_n(found.get(), size, T{0});
+  return found;
 }
 
 }  // namespace jnn

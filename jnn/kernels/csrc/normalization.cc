@@ -3,12 +3,12 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <memory>
 #include <numeric>
 #include <utility>
 
 #include "buffers.h"
 #include "lanes.h"
+#include "memory.h"
 #include "moments.h"
 #include "parallel.h"
 #include "products.h"
@@ -185,8 +185,8 @@ void blocks(int64_t width, const Run& run) {
 template <class T, int rows>
 struct Columns {
   int64_t width;
-  std::unique_ptr<T[]> numbers;
-  explicit Columns(int64_t width) : width(width), numbers(new T[rows * width]) {}
+  Memory<T> numbers;
+  explicit Columns(int64_t width) : width(width), numbers(memory<T>(rows * width)) {}
   T* operator[](int row) const { return numbers.get() + row * width; }
 };
 
@@ -318,7 +318,7 @@ void backward_of_samples(ffi::ThreadPool& pool, const Layout& l, const Backward<
   const int64_t channels = l.channels(), most = std::clamp(l.items() / kLeastRows, int64_t{1}, kMostPartial);
   const Parts tasks(l.items(), std::max((l.items() + most - 1) / most, kTask / l.size()));
   const int64_t count = by_number ? tasks.parts : l.batch;
-  const std::unique_ptr<T[]> partial(new T[2 * count * channels]);
+  const auto partial = memory<T>(2 * count * channels);
   parallel(pool, tasks.parts, [&](int64_t task) {
     if (by_number) std::fill_n(partial.get() + task * 2 * channels, 2 * channels, T{0});
     for (int64_t item = tasks.begin(task); item < tasks.begin(task + 1); ++item) {
@@ -331,7 +331,8 @@ void backward_of_samples(ffi::ThreadPool& pool, const Layout& l, const Backward<
   add_up(pool, count, 2 * channels, partial.get() + channels, channels, a.db);
 }
 
-// run(first, channels) for tasks of channels that are read column by column: as wide as is left for one a thread, on which no result depends.
+// run(first, channels) for tasks of channels that are read column by column: as wide as is left for one a thread, on which no result
+// depends.
 template <class T, class Run>
 void by_columns(ffi::ThreadPool& pool, const Layout& l, const Run& run) {
   const int64_t least = std::max(kWays * kLanes<T> / l.places, l.groups / std::max<int64_t>(1, pool.num_threads()));
@@ -384,8 +385,8 @@ ffi::Error forward(ffi::ThreadPool pool, Span firsts, bool across, bool centered
   });
 }
 
-ffi::Error backward(ffi::ThreadPool pool, Span firsts, bool across, bool centered, double eps, In g, In x, In mean, In variance,
-                    In w, Out dx, Out dw, Out db) {
+ffi::Error backward(ffi::ThreadPool pool, Span firsts, bool across, bool centered, double eps, In g, In x, In mean, In variance, In w,
+                    Out dx, Out dw, Out db) {
   return by_type(x.element_type(), [&](auto zero) {
     using T = decltype(zero);
     const Backward<T> arrays{data<T>(g), data<T>(x), data<T>(mean), data<T>(variance), data<T>(w), data<T>(dx), data<T>(dw), data<T>(db)};
@@ -394,12 +395,7 @@ ffi::Error backward(ffi::ThreadPool pool, Span firsts, bool across, bool centere
 }
 
 auto bound() {
-  return ffi::Ffi::Bind()
-      .Ctx<ffi::ThreadPool>()
-      .Attr<Span>("firsts")
-      .Attr<bool>("across")
-      .Attr<bool>("centered")
-      .Attr<double>("eps");
+  return ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Attr<Span>("firsts").Attr<bool>("across").Attr<bool>("centered").Attr<double>("eps");
 }
 
 }  // namespace

@@ -105,11 +105,13 @@ void convolve(ffi::ThreadPool& pool, const Channels& c, const Grid& grid, const 
   const auto weights = ordered(pool, c, grid, w, rows);
   // A task is a block of places and some units, a unit some rows of a group.
   const int64_t wanted = kTasksAThread * pool.num_threads(), most_tiles = (places + width - 1) / width;
-  const int64_t block_size = std::clamp(most_tiles / wanted, int64_t{1}, kTilesAtOnce) * width, blocks = (places + block_size - 1) / block_size;
+  const int64_t block_size = std::clamp(most_tiles / wanted, int64_t{1}, kTilesAtOnce) * width,
+                blocks = (places + block_size - 1) / block_size;
   const Parts unit_rows(rows.parts, std::clamp(rows.parts * c.groups * blocks / wanted, int64_t{1}, kRowsAtOnce / kMostRows));
   const int64_t units = c.groups * unit_rows.parts;
   const Parts unit_tasks(units, std::max<int64_t>(1, units * blocks / wanted));
-  const int64_t pitch = std::min(depth, kDepth) * width + kLanes<T>, most_rows = std::min(c.out, (rows.parts / unit_rows.parts + 1) * kMostRows);
+  const int64_t pitch = std::min(depth, kDepth) * width + kLanes<T>,
+                most_rows = std::min(c.out, (rows.parts / unit_rows.parts + 1) * kMostRows);
   std::vector<int32_t> offsets(std::min(depth, kDepth));
   for (size_t k = 0; k < offsets.size(); ++k) offsets[k] = k * width;
   parallel(pool, blocks * unit_tasks.parts, [&](int64_t task) {
@@ -129,7 +131,8 @@ void convolve(ffi::ThreadPool& pool, const Channels& c, const Grid& grid, const 
           const int64_t o = rows.begin(r), count = rows.size(r);
           T* to = sums.get() + (o - row) * block_size;
           for (int64_t t = 0; t < tiles; ++t)
-            kTiles<T>[count - 1](terms, factors + o * depth + k * count, patches.get() + t * pitch, offsets.data(), to + t * width, block_size, k > 0);
+            kTiles<T>[count - 1](terms, factors + o* depth + k* count, patches.get() + t* pitch, offsets.data(), to + t* width, block_size,
+                                 k > 0);
         }
       }
       for (int64_t o = row; o < rows.begin(last); ++o)

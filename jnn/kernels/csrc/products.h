@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
-#include <tuple>
 #include <utility>
 
 #include "vector.h"
@@ -17,7 +16,8 @@ constexpr int kMostDots = kRegisters == 32 ? 5 : 3;
 template <class T>
 constexpr int kTileColumns = kTileVectors * kLanes<T>;
 
-// c[i][j] = (add ? c[i][j] : 0) + sum over k of a[k * rows + i] * b[offsets[k] + j], for `rows` rows of c, `stride` apart, and whole vectors.
+// c[i][j] = (add ? c[i][j] : 0) + sum over k of a[k * rows + i] * b[offsets[k] + j], for `rows` rows of c, `stride` apart, and whole
+// vectors.
 template <class T, int vectors, int rows>
 void tile(int64_t depth, const T* a, const T* b, const int32_t* offsets, T* c, int64_t stride, bool add) {
   Vector<T> sums[rows][vectors];
@@ -87,28 +87,6 @@ template <class T>
 inline constexpr auto kNarrowTiles = tiles_of<T, 1>(std::make_index_sequence<kMostRows>());
 template <class T>
 inline constexpr auto kDots = dots_of<T>(std::make_index_sequence<kMostDots * kMostDots>());
-
-// to[j * to_stride + i] = from[i * from_stride + j * step] for i < rows and j < columns.
-template <class T>
-void transpose(const T* from, int64_t from_stride, int64_t step, int64_t rows, int64_t columns, T* to, int64_t to_stride) {
-  constexpr int64_t lanes = kLanes<T>;
-  for (int64_t i = 0; i < rows; i += lanes) {
-    const int64_t height = std::min(lanes, rows - i);
-    for (int64_t j = 0; j < columns; j += lanes) {
-      const int64_t width = std::min(lanes, columns - j);
-      Vector<T> block[lanes];
-      for (int64_t r = 0; r < lanes; ++r)
-        block[r] = r < height ? load_masked(from + (i + r) * from_stride + j * step, between(0, width), step) : Vector<T>{};
-      // Interleaving the first half of the rows with the second, as often as halves can be halved, transposes.
-      for (int64_t n = 1; n < lanes; n *= 2) {
-        Vector<T> mixed[lanes];
-        for (int64_t r = 0; r < lanes / 2; ++r) std::tie(mixed[2 * r], mixed[2 * r + 1]) = interleaved<T>(block[r], block[r + lanes / 2]);
-        std::copy_n(mixed, lanes, block);
-      }
-      for (int64_t c = 0; c < width; ++c) store_masked(to + (j + c) * to_stride + i, block[c], between(0, height), 1);
-    }
-  }
-}
 
 // `count` cut into parts of `most` at most, as equal as can be: where part i begins.
 struct Parts {

@@ -35,17 +35,17 @@ class Forward {
         hidden_(padded<T>(layer.hidden)),
         output_(padded<T>(layer.output)),
         steps_at_once_(std::clamp(kRowsAtOnce / layer.batch, int64_t{1}, layer.steps)),
-        by_input_(buffer<T>(groups_ * layer.input * kVectors * kLanes<T>)),
-        by_state_(buffer<T>(groups_ * layer.output * kVectors * kLanes<T>)),
-        bias_(buffer<T>(pitch_)),
-        c_(buffer<T>(Cell::remembers ? layer.batch * hidden_ : 0)),
-        inputs_(buffer<T>(steps_at_once_ * layer.batch * padded<T>(layer.input))),
-        slots_(buffer<T>(steps_at_once_ * layer.batch * pitch_)) {
-    for (auto& h : h_) h = buffer<T>(layer.batch * output_);
+        by_input_(memory<T>(groups_ * layer.input * kVectors * kLanes<T>)),
+        by_state_(memory<T>(groups_ * layer.output * kVectors * kLanes<T>)),
+        bias_(memory<T>(pitch_)),
+        c_(memory<T>(Cell::remembers ? layer.batch * hidden_ : 0)),
+        inputs_(memory<T>(steps_at_once_ * layer.batch * padded<T>(layer.input))),
+        slots_(memory<T>(steps_at_once_ * layer.batch * pitch_)) {
+    for (auto& h : h_) h = memory<T>(layer.batch * output_);
     if (layer.projection) {
       projected_groups_ = (vectors_of<T>(layer.output) + kTileVectors - 1) / kTileVectors;
-      projection_ = buffer<T>(projected_groups_ * layer.hidden * kTileColumns<T>);
-      features_ = buffer<T>(layer.batch * hidden_);
+      projection_ = memory<T>(projected_groups_ * layer.hidden * kTileColumns<T>);
+      features_ = memory<T>(layer.batch * hidden_);
     }
   }
 
@@ -163,7 +163,7 @@ class Forward {
     T* slots = slots_.get() + ((time - first_time(step)) * l.batch + begin) * pitch_ + group * kWidth;
     if (l.any_valid(time, begin, rows)) {
       const T* weight = by_state_.get() + group * l.output * kVectors * kLanes<T>;
-      kPanels<T, kVectors>[rows - 1](l.output, h_[step % 2].get() + begin * output_, weight, slots + Cell::first * kLanes<T>, pitch_, true);
+      kPanels<T, kVectors>[rows - 1](l.output, h_[step % 2].get() + begin* output_, weight, slots + Cell::first* kLanes<T>, pitch_, true);
     }
     for (int unit = 0; unit < Cell::units; ++unit) {
       const int64_t vector = group * Cell::units + unit;
@@ -173,7 +173,8 @@ class Forward {
 
   // What a cell makes of the slots, for a vector of units.
   void act(int64_t step, int64_t part, int64_t vector, T* slots) {
-    const int64_t begin = parts_.begin(part), rows = parts_.size(part), time = l.time(step), unit = vector * kLanes<T>, count = l.hidden - unit;
+    const int64_t begin = parts_.begin(part), rows = parts_.size(part), time = l.time(step), unit = vector * kLanes<T>,
+                  count = l.hidden - unit;
     T* memory = Cell::remembers ? c_.get() + begin * hidden_ + unit : nullptr;
     for (int64_t i = 0; i < rows; ++i)
       if (l.is_valid(time, begin + i)) Cell::begin(slots + i * pitch_, memory + i * hidden_);
@@ -212,7 +213,7 @@ class Forward {
     T sums[kRowsOf<kVectors> * kTileColumns<T>];
     const T* weight = projection_.get() + group * l.hidden * kTileColumns<T>;
     if (l.any_valid(time, begin, rows))
-      kPanels<T, kTileVectors>[rows - 1](l.hidden, features_.get() + begin * hidden_, weight, sums, kTileColumns<T>, false);
+      kPanels<T, kTileVectors>[rows - 1](l.hidden, features_.get() + begin* hidden_, weight, sums, kTileColumns<T>, false);
     for (int64_t i = 0; i < rows; ++i)
       for (int v = 0; v < kTileVectors; ++v) {
         const int64_t vector = group * kTileVectors + v, at = begin * output_ + (vector * rows + i) * kLanes<T>;
@@ -229,9 +230,9 @@ class Forward {
   // Groups of units; elements of a row of slots, of the hidden state and of the output, in whole vectors.
   const int64_t groups_, pitch_, hidden_, output_, steps_at_once_;
   int64_t projected_groups_ = 0;
-  Buffer<T> by_input_, by_state_, projection_, bias_, c_, inputs_, slots_, features_;
+  Memory<T> by_input_, by_state_, projection_, bias_, c_, inputs_, slots_, features_;
   // The state before a step and after it, in turns, by parts of the batch, in runs.
-  Buffer<T> h_[2];
+  Memory<T> h_[2];
 };
 
 ffi::Error forward(ffi::ThreadPool pool, ffi::RemainingArgs arguments, ffi::RemainingRets results, int64_t mode, bool reverse, bool biased,

@@ -28,10 +28,10 @@ struct Slopes {
 template <class T>
 struct Panels {
   int64_t depth, columns, count;
-  Buffer<T> data;
+  Memory<T> data;
 
   Panels(int64_t depth, int64_t columns)
-      : depth(depth), columns(columns), count((columns + kTileColumns<T> - 1) / kTileColumns<T>), data(buffer<T>(count * size())) {}
+      : depth(depth), columns(columns), count((columns + kTileColumns<T> - 1) / kTileColumns<T>), data(memory<T>(count * size())) {}
   int64_t size() const { return depth * kTileColumns<T>; }
   T* at(int64_t panel, int64_t row) { return data.get() + panel * size() + row * kTileColumns<T>; }
   void fill(int64_t panel, int64_t begin, int64_t rows, const T* from, int64_t stride) {
@@ -61,12 +61,12 @@ class Backward {
         inputs_(rows_, wants_weights ? layer.input : 0),
         states_(rows_, wants_weights ? layer.output : 0),
         features_(rows_, wants_weights && layer.projection ? layer.hidden : 0),
-        dc_(buffer<T>(Cell::remembers ? layer.batch * hidden_ : 0)),
-        dh_(buffer<T>(layer.batch * output_)),
-        lanes_(buffer<T>(rows_ * pitch_ + kSlack)),
-        outputs_(buffer<T>(layer.projection ? rows_ * layer.output + kSlack : 0)),
-        runs_of_outputs_(buffer<T>(layer.projection ? layer.batch * output_ : 0)) {
-    for (auto& runs : runs_) runs = buffer<T>(layer.batch * vectors_ * Cell::gates * kLanes<T>);
+        dc_(memory<T>(Cell::remembers ? layer.batch * hidden_ : 0)),
+        dh_(memory<T>(layer.batch * output_)),
+        lanes_(memory<T>(rows_ * pitch_ + kSlack)),
+        outputs_(memory<T>(layer.projection ? rows_ * layer.output + kSlack : 0)),
+        runs_of_outputs_(memory<T>(layer.projection ? layer.batch * output_ : 0)) {
+    for (auto& runs : runs_) runs = memory<T>(layer.batch * vectors_ * Cell::gates * kLanes<T>);
   }
 
   void run(ffi::ThreadPool& pool) {
@@ -170,7 +170,8 @@ class Backward {
     const int64_t begin = parts_.begin(part), rows = parts_.size(part), time = l.time(step);
     T sums[kRowsOf<kTileVectors> * kColumns];
     if (l.any_valid(time, begin, rows))
-      kPanels<T, kTileVectors>[rows - 1](l.output, runs_of_outputs_.get() + begin * output_, projection_.at(panel, 0), sums, kColumns, false);
+      kPanels<T, kTileVectors>[rows - 1](l.output, runs_of_outputs_.get() + begin* output_, projection_.at(panel, 0), sums, kColumns,
+                                         false);
     for (int64_t i = 0; i < rows; ++i)
       for (int v = 0; v < kTileVectors; ++v) {
         const int64_t vector = panel * kTileVectors + v, unit = vector * kLanes<T>;
@@ -191,7 +192,8 @@ class Backward {
     Vector<T> slopes[Cell::lanes] = {}, carried = dh;
     if (valid) {
       Vector<T> lanes[Cell::lanes], dc{}, c{}, c_before{};
-      for (int s = 0; Cell::records && s < Cell::lanes; ++s) lanes[s] = load_some(known_.lanes + (row * Cell::lanes + s) * l.hidden + unit, count);
+      for (int s = 0; Cell::records && s < Cell::lanes; ++s)
+        lanes[s] = load_some(known_.lanes + (row * Cell::lanes + s) * l.hidden + unit, count);
       if constexpr (Cell::remembers) {
         dc = load(dc_.get() + n * hidden_ + unit);
         c = load_some(known_.memory + row * l.hidden + unit, count);
@@ -230,7 +232,7 @@ class Backward {
   void by_input(int64_t task) {
     const int64_t depth = by_input_.depth, first = blocks().begin(task), count = blocks().size(task);
     const Parts tiles(count, kRowsOf<kTileVectors>);
-    const Buffer<T> runs = buffer<T>(kRowsAtOnce * kDepth), sums = buffer<T>(kRowsAtOnce * by_input_.count * kColumns);
+    const Memory<T> runs = memory<T>(kRowsAtOnce * kDepth), sums = memory<T>(kRowsAtOnce * by_input_.count * kColumns);
     const int64_t pitch = by_input_.count * kColumns;
     for (int64_t k = 0; k < depth; k += kDepth) {
       const int64_t terms = std::min(kDepth, depth - k);
@@ -240,7 +242,7 @@ class Backward {
         for (int64_t t = 0; t < tiles.parts; ++t) {
           const int64_t begin = tiles.begin(t);
           T* to = sums.get() + begin * pitch + panel * kColumns;
-          kPanels<T, kTileVectors>[tiles.size(t) - 1](terms, runs.get() + begin * kDepth, by_input_.at(panel, k), to, pitch, k > 0);
+          kPanels<T, kTileVectors>[tiles.size(t) - 1](terms, runs.get() + begin* kDepth, by_input_.at(panel, k), to, pitch, k > 0);
         }
     }
     for (int64_t i = 0; i < count; ++i) std::copy_n(sums.get() + i * pitch, l.input, out_.x + (first + i) * l.input);
@@ -273,7 +275,7 @@ class Backward {
     const int64_t lane = task / units.parts, unit = units.begin(task % units.parts), count = units.size(task % units.parts);
     const int64_t gate = std::min<int64_t>(lane, Cell::gates - 1), row = gate * l.hidden + unit;
     const bool of_input = lane < Cell::gates, of_state = lane == lane_of(gate);
-    const Buffer<T> totals = buffer<T>(count);
+    const Memory<T> totals = memory<T>(count);
     const std::array<Factor, 2> factors{Factor{of_input ? &inputs_ : nullptr, out_.by_input + row * l.input},
                                         Factor{of_state ? &states_ : nullptr, out_.by_state + row * l.output}};
     correlate(lanes_.get() + lane * l.hidden + unit, pitch_, count, factors, totals.get());
@@ -284,7 +286,7 @@ class Backward {
   void by_projection(int64_t task) {
     const Parts units(l.output, kRowsAtOnce);
     const int64_t unit = units.begin(task), count = units.size(task);
-    const Buffer<T> totals = buffer<T>(count);
+    const Memory<T> totals = memory<T>(count);
     const std::array<Factor, 1> factors{Factor{&features_, out_.projection + unit * l.hidden}};
     correlate(outputs_.get() + unit, l.output, count, factors, totals.get());
   }
@@ -302,12 +304,13 @@ class Backward {
     const Parts tiles(count, kMost);
     int64_t width = 0;
     for (const Factor& factor : factors) width += factor.panels ? factor.panels->count * kColumns : 0;
-    const Buffer<T> ordered = buffer<T>(kRowsAtOnce * kDepth + kSlack), sums = buffer<T>(count * width);
+    const Memory<T> ordered = memory<T>(kRowsAtOnce * kDepth + kSlack), sums = memory<T>(count * width);
     std::fill_n(totals, count, T{0});
     for (int64_t k = 0; k < rows_; k += kDepth) {
       const int64_t terms = std::min(kDepth, rows_ - k);
       for (int64_t t = 0; t < tiles.parts; ++t)
-        columns(from + k * pitch + tiles.begin(t), pitch, terms, tiles.size(t), ordered.get() + tiles.begin(t) * kDepth, totals + tiles.begin(t));
+        columns(from + k * pitch + tiles.begin(t), pitch, terms, tiles.size(t), ordered.get() + tiles.begin(t) * kDepth,
+                totals + tiles.begin(t));
       int64_t at = 0;
       for (const Factor& factor : factors)
         for (int64_t panel = 0; factor.panels && panel < factor.panels->count; ++panel, at += kColumns)
@@ -350,9 +353,9 @@ class Backward {
   const int64_t vectors_, hidden_, output_, rows_, pitch_;
   Panels<T> by_state_, by_input_, projection_, inputs_, states_, features_;
   // The gradients by the state before a step, less what its products give; by lanes, for all steps; by projections.
-  Buffer<T> dc_, dh_, lanes_, outputs_, runs_of_outputs_;
+  Memory<T> dc_, dh_, lanes_, outputs_, runs_of_outputs_;
   // Those by lanes of a step and the one after, in turns, by parts of the batch, in runs.
-  Buffer<T> runs_[2];
+  Memory<T> runs_[2];
 };
 
 ffi::Error backward(ffi::ThreadPool pool, ffi::RemainingArgs arguments, ffi::RemainingRets results, int64_t mode, bool reverse, bool biased,

@@ -3,11 +3,11 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
-#include <memory>
 #include <type_traits>
 #include <vector>
 
 #include "buffers.h"
+#include "memory.h"
 #include "parallel.h"
 #include "products.h"
 #include "rows.h"
@@ -138,13 +138,14 @@ void share(ffi::ThreadPool& pool, int64_t work, int64_t tasks, const Run& run) {
 template <class T>
 class Channels {
  public:
-  Channels(int64_t wide, int64_t count) : wide_(wide), count_(count), own_(wide == 1 ? nullptr : new T[wide * count]()) {}
+  Channels(int64_t wide, int64_t count) : wide_(wide), count_(count), own_(wide == 1 ? nullptr : zeros<T>(wide * count)) {}
   Rows<T> rows(T* planes) const { return {own_ ? own_.get() : planes, count_, wide_}; }
   // `channels` planes of rows from begin to end, `pitch` apart.
   Rows<const T> read(const T* planes, int64_t pitch, int64_t channels, int64_t begin, int64_t end) {
     if (!own_) return {planes, count_, 1};
     transpose(planes + begin, pitch, channels, end - begin, own_.get() + begin * wide_, wide_);
-    for (int64_t i = begin; channels < wide_ && i < end; ++i) std::fill(own_.get() + i * wide_ + channels, own_.get() + (i + 1) * wide_, T{0});
+    for (int64_t i = begin; channels < wide_ && i < end; ++i)
+      std::fill(own_.get() + i * wide_ + channels, own_.get() + (i + 1) * wide_, T{0});
     return {own_.get(), count_, wide_};
   }
   void write(T* planes, int64_t channels) const {
@@ -153,7 +154,7 @@ class Channels {
 
  private:
   int64_t wide_, count_;
-  std::unique_ptr<T[]> own_;
+  Memory<T> own_;
 };
 
 template <class T>
@@ -257,8 +258,8 @@ struct Form {
 
 // `rows` are the sizes of what is gathered from, `sums` of what is gathered.
 template <class T>
-Problem<T> problem_of(const Form& form, ffi::AnyBuffer::Dimensions rows, ffi::AnyBuffer::Dimensions sums, const Index& index, const Index& bounds,
-                      const T* weight) {
+Problem<T> problem_of(const Form& form, ffi::AnyBuffer::Dimensions rows, ffi::AnyBuffer::Dimensions sums, const Index& index,
+                      const Index& bounds, const T* weight) {
   const int64_t places = sums[form.planes ? 2 : 1], entries = index.element_count() / rows[0], each = form.ragged ? 0 : entries / places;
   const Entries of{form.ragged ? bounds.typed_data() : nullptr, each, form.planes ? 1 : each, form.planes ? places : 1};
   const int64_t width = rows[form.planes ? 1 : 2], count = rows[form.planes ? 2 : 1];
@@ -270,7 +271,8 @@ ffi::Error sample(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer weight,
                   bool planes, bool ragged, bool weighted, double missing, int64_t nothing) {
   return by_type(x.element_type(), [&](auto zero) {
     using T = decltype(zero);
-    const auto problem = problem_of({planes, ragged, weighted, missing, nothing}, x.dimensions(), y->dimensions(), index, bounds, data<T>(weight));
+    const auto problem =
+        problem_of({planes, ragged, weighted, missing, nothing}, x.dimensions(), y->dimensions(), index, bounds, data<T>(weight));
     (planes ? gather_planes<T> : gather_rows<T>)(pool, problem, data<T>(x), data<T>(y));
   });
 }
@@ -279,7 +281,8 @@ ffi::Error by_rows(ffi::ThreadPool pool, ffi::AnyBuffer g, ffi::AnyBuffer weight
                    bool planes, bool ragged, bool weighted, double missing, int64_t nothing) {
   return by_type(g.element_type(), [&](auto zero) {
     using T = decltype(zero);
-    const auto problem = problem_of({planes, ragged, weighted, missing, nothing}, x->dimensions(), g.dimensions(), index, bounds, data<T>(weight));
+    const auto problem =
+        problem_of({planes, ragged, weighted, missing, nothing}, x->dimensions(), g.dimensions(), index, bounds, data<T>(weight));
     (planes ? scatter_planes<T> : scatter_rows<T>)(pool, problem, data<T>(g), data<T>(x));
   });
 }

@@ -8,12 +8,12 @@
 #include <cstdint>
 #include <vector>
 
+#include "cut.h"
 #include "geometry.h"
 #include "memory.h"
 #include "parallel.h"
 #include "products.h"
 #include "vector.h"
-#include "cut.h"
 #include "weights.h"
 
 namespace jnn::slabs {
@@ -82,7 +82,8 @@ class Layout {
     for (int64_t c = 0; c < channels; ++c)
       for (size_t p = 0; p < phases_.size(); ++p, to += places())
         for (int64_t i = 0; i < slab.images; ++i)
-          fill(slab, phases_[p], masks.data() + p * vectors, x + ((slab.image + i) * in_channels + c) * product(grid_.in), to + i * image());
+          fill(slab, phases_[p], masks.data() + p * vectors, x + ((slab.image + i) * in_channels + c) * product(grid_.in),
+               to + i * image());
     std::fill(to, to + kSlack, T{0});
   }
 
@@ -141,7 +142,8 @@ template <class T>
 void write(const Grid& grid, const Slab& slab, int64_t depth, int64_t pitch, const T* from, T* image) {
   const int64_t step = grid.out_step[2];
   for (int64_t y = 0; y < slab.size[1]; ++y) {
-    const int64_t z = grid.first[0] + (slab.begin[0] + depth) * grid.out_step[0], row = grid.first[1] + (slab.begin[1] + y) * grid.out_step[1];
+    const int64_t z = grid.first[0] + (slab.begin[0] + depth) * grid.out_step[0],
+                  row = grid.first[1] + (slab.begin[1] + y) * grid.out_step[1];
     T* to = image + (z * grid.out[1] + row) * grid.out[2] + grid.first[2];
     if (step == 1) {
       std::copy_n(from + y * pitch, grid.places[2], to);
@@ -174,11 +176,12 @@ void convolve(ffi::ThreadPool& pool, const Channels& c, const Grid& grid, const 
       const int64_t first = group * c.out + rows.begin(r), count = rows.size(r);
       for (int64_t t = 0; t < tiles; ++t) {
         const int64_t from = through ? t * width : place(t / tiles_of_part) + t % tiles_of_part * width;
-        kTiles<T>[count - 1](depth, weights.get() + first * depth, input.get() + from, offsets.data(), sums.get() + t * width, pitch, false);
+        kTiles<T>[count - 1](depth, weights.get() + first* depth, input.get() + from, offsets.data(), sums.get() + t* width, pitch, false);
       }
       for (int64_t i = 0; i < count; ++i)
         for (int64_t part = 0; part < parts; ++part)
-          write(grid, slab, part % slab.size[0], layout.row(), sums.get() + i * pitch + (through ? place(part) : part * tiles_of_part * width),
+          write(grid, slab, part % slab.size[0], layout.row(),
+                sums.get() + i * pitch + (through ? place(part) : part * tiles_of_part * width),
                 y + ((slab.image + part / slab.size[0]) * c.groups * c.out + first + i) * out_size);
     }
   });
@@ -195,7 +198,8 @@ void correlate(ffi::ThreadPool& pool, const Channels& c, const Grid& grid, const
   const Layout<T> layout(grid, c.batch, channels.size(0) + 1, kPlacesAtOnce, 1);
   const Parts rows(c.out, kMostDots);
   parallel(pool, c.groups * channels.parts, [&](int64_t task) {
-    const int64_t group = task / channels.parts, begin = channels.begin(task % channels.parts), count = channels.size(task % channels.parts);
+    const int64_t group = task / channels.parts, begin = channels.begin(task % channels.parts),
+                  count = channels.size(task % channels.parts);
     const auto offsets = layout.offsets(count);
     const Parts dots(count * taps, kMostDots);
     const int64_t pitch = (layout.places() + lanes - 1) / lanes * lanes, numbers = count * layout.channel() + layout.kSlack;
@@ -213,8 +217,8 @@ void correlate(ffi::ThreadPool& pool, const Channels& c, const Grid& grid, const
       for (int64_t d = 0; d < dots.parts; ++d)
         for (int64_t r = 0; r < rows.parts; ++r)
           kDots<T>[(rows.size(r) - 1) * kMostDots + dots.size(d) - 1](
-              (length + lanes - 1) / lanes * lanes, slopes.get() + rows.begin(r) * pitch, pitch, input.get(), offsets.data() + dots.begin(d),
-              w + (group * c.out + rows.begin(r)) * columns + begin * taps + dots.begin(d), columns);
+              (length + lanes - 1) / lanes* lanes, slopes.get() + rows.begin(r)* pitch, pitch, input.get(), offsets.data() + dots.begin(d),
+              w + (group* c.out + rows.begin(r))* columns + begin* taps + dots.begin(d), columns);
     }
   });
 }

@@ -9,44 +9,46 @@
 
 namespace jnn {
 
-// The lanes of two vectors in turns: the first halves of both, or the second.
-template <class V, size_t... i>
-inline V in_turns(V a, V b, int64_t half, std::index_sequence<i...>) {
+// Row i of the lower half of pairs and row i + half change the blocks of `half` that stand off the diagonal.
+template <class T, int half, size_t... i>
+inline void exchange(Vector<T>& low, Vector<T>& high, std::index_sequence<i...>) {
   constexpr size_t lanes = sizeof...(i);
-  return half ? __builtin_shufflevector(a, b, (lanes / 2 + i / 2 + i % 2 * lanes)...) : __builtin_shufflevector(a, b, (i / 2 + i % 2 * lanes)...);
+  const Vector<T> left = __builtin_shufflevector(low, high, (i & half ? lanes + i - half : i)...);
+  high = __builtin_shufflevector(low, high, (i & half ? lanes + i : i + half)...);
+  low = left;
 }
 
-// to[j * to_pitch + i] = from[i * from_pitch + j] for as many i and j as a vector has lanes.
-template <class T>
-inline void transpose_square(const T* from, int64_t from_pitch, T* to, int64_t to_pitch) {
-  constexpr int lanes = kLanes<T>;
-  constexpr auto all = std::make_index_sequence<lanes>();
-  Vector<T> rows[lanes], mixed[lanes];
+// As many rows as lanes.
+template <class T, int half = kLanes<T> / 2>
+inline void transpose_square(Vector<T>* rows) {
 #pragma GCC unroll 16
-  for (int i = 0; i < lanes; ++i) rows[i] = load(from + i * from_pitch);
-#pragma GCC unroll 4
-  for (int round = 1; round < lanes; round *= 2) {
-#pragma GCC unroll 16
-    for (int i = 0; i < lanes; ++i) mixed[i] = in_turns(rows[i / 2], rows[i / 2 + lanes / 2], i % 2, all);
-#pragma GCC unroll 16
-    for (int i = 0; i < lanes; ++i) rows[i] = mixed[i];
-  }
-#pragma GCC unroll 16
-  for (int i = 0; i < lanes; ++i) store(to + i * to_pitch, rows[i]);
+  for (int i = 0; i < kLanes<T>; ++i)
+    if (!(i & half)) exchange<T, half>(rows[i], rows[i + half], std::make_index_sequence<kLanes<T>>());
+  if constexpr (half > 1) transpose_square<T, half / 2>(rows);
 }
 
-// to[j * to_pitch + i] = from[i * from_pitch + j] for i < rows and j < columns.
+// to[j * to_pitch + i] = from[i * from_pitch + j * step] for i < rows and j < columns.
 template <class T>
-void transpose(const T* from, int64_t from_pitch, int64_t rows, int64_t columns, T* to, int64_t to_pitch) {
+void transpose(const T* from, int64_t from_pitch, int64_t rows, int64_t columns, T* to, int64_t to_pitch, int64_t step = 1) {
   constexpr int64_t lanes = kLanes<T>;
   for (int64_t i = 0; i < rows; i += lanes) {
+    const int64_t height = std::min(lanes, rows - i);
     for (int64_t j = 0; j < columns; j += lanes) {
-      if (i + lanes <= rows && j + lanes <= columns) {
-        transpose_square(from + i * from_pitch + j, from_pitch, to + j * to_pitch + i, to_pitch);
-        continue;
+      const int64_t width = std::min(lanes, columns - j);
+      const bool whole = height == lanes && width == lanes && step == 1;
+      Vector<T> square[lanes];
+#pragma GCC unroll 16
+      for (int64_t r = 0; r < lanes; ++r) {
+        const T* row = from + (i + r) * from_pitch + j * step;
+        square[r] = whole ? load(row) : r < height ? load_masked(row, between(0, width), step) : Vector<T>{};
       }
-      for (int64_t column = j; column < std::min(j + lanes, columns); ++column)
-        for (int64_t row = i; row < std::min(i + lanes, rows); ++row) to[column * to_pitch + row] = from[row * from_pitch + column];
+      transpose_square<T>(square);
+      T* column = to + j * to_pitch + i;
+      if (height == lanes) {
+        for (int64_t c = 0; c < width; ++c) store(column + c * to_pitch, square[c]);
+      } else {
+        for (int64_t c = 0; c < width; ++c) store_masked(column + c * to_pitch, square[c], between(0, height), 1);
+      }
     }
   }
 }

@@ -76,9 +76,7 @@ inline std::pair<Vector<T>, Vector<T>> interleaved(Vector<T> a, Vector<T> b) {
 // Bit i says whether lane i counts.
 using Mask = uint32_t;
 
-inline Mask between(int first, int end) {
-  return first >= end ? 0 : ((end < 32 ? 1u << end : 0u) - 1u) & ~((1u << first) - 1u);
-}
+inline Mask between(int first, int end) { return first >= end ? 0 : ((end < 32 ? 1u << end : 0u) - 1u) & ~((1u << first) - 1u); }
 
 // from[i * step] in the lanes of the mask, 0 in others, which are not read.
 template <class T>

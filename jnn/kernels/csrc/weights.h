@@ -8,6 +8,7 @@
 #include "memory.h"
 #include "parallel.h"
 #include "products.h"
+#include "transpose.h"
 
 namespace jnn {
 
@@ -21,8 +22,9 @@ Memory<T> ordered(ffi::ThreadPool& pool, const Channels& c, const Grid& grid, co
     const T* from = w + group * c.group_stride + begin * c.out_stride;
     T* out = to.get() + (group * c.out + begin) * depth;
     const int64_t taps = grid.taps.size();
-    if (c.in_stride == taps && std::is_sorted(grid.taps.begin(), grid.taps.end(), [](const Tap& a, const Tap& b) { return a.index < b.index; }))
-      return transpose(from, c.out_stride, 1, size, depth, out, size);
+    if (c.in_stride == taps &&
+        std::is_sorted(grid.taps.begin(), grid.taps.end(), [](const Tap& a, const Tap& b) { return a.index < b.index; }))
+      return transpose(from, c.out_stride, size, depth, out, size);
     for (int64_t channel = 0; channel < c.in; ++channel)
       for (const Tap& tap : grid.taps)
         for (int64_t i = 0; i < size; ++i) *out++ = from[channel * c.in_stride + i * c.out_stride + tap.index];

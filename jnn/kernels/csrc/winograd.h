@@ -1,6 +1,7 @@
 // Convolutions with kernels of 3 by 3 in steps of 1 by Winograd's F(2 x 2, 3 x 3): 16 products give 4 outputs, not 36.
 //
-// Source: Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, 2015. A third dimension, of any kernel, is summed up as channels are.
+// Source: Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, 2015. A third dimension, of any kernel, is summed up as
+// channels are.
 #pragma once
 
 #include <algorithm>
@@ -28,7 +29,8 @@ inline bool fits(const Grid& grid) {
   const Ints one{1, 1, 1};
   if (grid.in_step != one || grid.out_step != one || grid.taps.size() % 9) return false;
   const Ints low = grid.low();
-  return std::all_of(grid.taps.begin(), grid.taps.end(), [&](const Tap& tap) { return tap.offset[1] - low[1] < 3 && tap.offset[2] - low[2] < 3; });
+  return std::all_of(grid.taps.begin(), grid.taps.end(),
+                     [&](const Tap& tap) { return tap.offset[1] - low[1] < 3 && tap.offset[2] - low[2] < 3; });
 }
 
 // Tiles of 2 by 2 outputs, each of which reads 4 by 4 inputs at each depth of the kernel.
@@ -162,9 +164,10 @@ void convolve(ffi::ThreadPool& pool, const Channels& c, const Grid& grid, const 
         for (int64_t i = 0; i < kPoints; ++i)
           for (int64_t r = blocks.begin(b); r < blocks.begin(b + 1); ++r)
             for (int64_t t = 0; t < filled; t += width)
-              kTiles<T>[rows.size(r) - 1](terms, weights.get() + (i * c.out + rows.begin(r)) * terms, points.get() + i * pitch + t * terms,
-                                          offsets.data(), sums.get() + i * stride + (rows.begin(r) - begin) * chunk + t, chunk, false);
-        for (int64_t o = begin; o < end; ++o) write(sums.get() + (o - begin) * chunk, stride, written, grid.out, c.out, y + o * product(grid.out));
+              kTiles<T>[rows.size(r) - 1](terms, weights.get() + (i* c.out + rows.begin(r))* terms, points.get() + i* pitch + t* terms,
+                                          offsets.data(), sums.get() + i* stride + (rows.begin(r) - begin)* chunk + t, chunk, false);
+        for (int64_t o = begin; o < end; ++o)
+          write(sums.get() + (o - begin) * chunk, stride, written, grid.out, c.out, y + o * product(grid.out));
       }
     }
   });
