@@ -30,7 +30,6 @@ class Layout(NamedTuple):
         eps: added to the variance.
         across: whether samples share their statistics; groups then have one member.
         centered: whether the mean is taken off; else the variance is the mean square.
-        given: whether mean and variance are given, and not of the array.
     """
 
     groups: int
@@ -39,7 +38,6 @@ class Layout(NamedTuple):
     eps: float
     across: bool = False
     centered: bool = True
-    given: bool = False
 
     def axes(self, x: Array) -> Ints:
         """Those that statistics are taken over."""
@@ -58,9 +56,10 @@ def normalized(layout: Layout, x: Array, weight: Array | None, bias: Array | Non
     return _normalized(layout, x, *_of_channels(layout, x, weight, bias))
 
 
-def normalized_by(layout: Layout, x: Array, mean: Array, variance: Array, weight: Array | None, bias: Array | None) -> Array:
-    """``(x - mean) / sqrt(variance + eps) * weight + bias`` with a mean and a variance for each member of each group."""
-    return _normalized_by(layout._replace(given=True), x, *_of_channels(layout, x, mean, variance, weight, bias))[0]
+def normalized_by(layout: Layout, x: Array, *of_channels: Array | None) -> Array:
+    """The same with a mean and a variance, which come first, for each member of each group: XLA fuses it with what follows."""
+    mean, variance, weight, bias = (layout.spread(v, x) for v in _of_channels(layout, x, *of_channels))
+    return (x - mean) * lax.rsqrt(variance + layout.eps) * weight + bias
 
 
 def _of_channels(layout: Layout, x: Array, *arrays: Array | None) -> Arrays:
@@ -82,25 +81,16 @@ def _as_defined(layout: Layout, x: Array, weight: Array, bias: Array) -> Arrays:
     return y * layout.spread(weight, x) + layout.spread(bias, x), mean, variance
 
 
-def _by_given(layout: Layout, x: Array, *of_channels: Array) -> Arrays:
-    mean, variance, weight, bias = (layout.spread(v, x) for v in of_channels)
-    return ((x - mean) * lax.rsqrt(variance + layout.eps) * weight + bias,)
-
-
 def _slopes(layout: Layout, g: Array, x: Array, mean: Array, variance: Array, weight: Array) -> Arrays:
-    def of(x: Array, weight: Array, bias: Array) -> Array:
-        return _by_given(layout, x, mean, variance, weight, bias)[0] if layout.given else _as_defined(layout, x, weight, bias)[0]
-
-    return jax.vjp(of, x, weight, jnp.zeros_like(weight))[1](g)
+    return jax.vjp(lambda *arrays: _as_defined(layout, *arrays)[0], x, weight, jnp.zeros_like(weight))[1](g)
 
 
 def _attributes(layout: Layout) -> dict[str, Any]:
     firsts = np.array([layout.groups, layout.members, layout.places], np.int64)
-    return {"firsts": firsts, "eps": np.float64(layout.eps)} | {name: getattr(layout, name) for name in ("across", "centered", "given")}
+    return {"firsts": firsts, "eps": np.float64(layout.eps)} | {name: getattr(layout, name) for name in ("across", "centered")}
 
 
 _forward = foreign("jnn_norm", _as_defined, _attributes)
-_forward_by_given = foreign("jnn_norm_by_given", _by_given, _attributes)
 _backward = foreign("jnn_norm_backward", _slopes, _attributes)
 
 
@@ -109,23 +99,11 @@ def _with_residuals(layout: Layout, *arrays: Array) -> Any:
     return outputs, outputs[1:]
 
 
-def _by_given_alone(layout: Layout, *arrays: Array) -> Any:
-    return _forward_by_given(layout, *arrays), ()
-
-
 def _slopes_of_all(layout: Layout, cotangents: Arrays, residuals: Arrays, arrays: Arrays, _: Any) -> Arrays:
     return _backward(layout, cotangents[0], arrays[0], *residuals, arrays[1])
 
 
-def _slopes_by_given(layout: Layout, cotangents: Arrays, _: Arrays, arrays: Arrays, wanted: Any) -> Arrays:
-    x, mean, variance, weight = arrays[:4]
-    by_x, by_weight, by_bias = _backward(layout, cotangents[0], x, mean, variance, weight)
-    scale = lax.rsqrt(variance + layout.eps)
-    return by_x, -by_bias * weight * scale, by_weight * weight * jnp.square(scale) / -2, by_weight, by_bias
-
-
 _normalized = differentiable(_as_defined, _with_residuals, _slopes_of_all)
-_normalized_by = differentiable(_by_given, _by_given_alone, _slopes_by_given)
 
 
 def moments(x: Array, axes: Ints) -> tuple[Array, Array, Array]:

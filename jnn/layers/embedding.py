@@ -192,7 +192,7 @@ def _totals(
     total = sampling.bags(weight, input, factors, padding_idx, bounds)
     if mode == "mean":
         kept = None if padding_idx is None else input != padding_idx
-        if offsets is not None:
+        if offsets is not None and bounds is not None:
             count = jnp.diff(bounds) if kept is None else jax.ops.segment_sum(kept.astype(np.int32), _bag_of(input.size, offsets), bags)
         else:
             count = jnp.full(len(input), input.shape[1]) if kept is None else kept.sum(1)

@@ -28,10 +28,10 @@ constexpr int64_t kRows = 32;
 
 // x is (batch, groups, members, places), a weight (groups, members). Each group of each sample is an item, which has its mean and
 // variance; `across` samples it is each group, of one member, in all of them. Items are read by runs of neighbours. Not `centered`, the
-// mean counts as 0. `given`, mean and variance are no functions of x.
+// mean counts as 0.
 struct Layout {
   int64_t batch, groups, members, places;
-  bool across, centered, given;
+  bool across, centered;
   double eps;
 
   int64_t channels() const { return groups * members; }
@@ -49,7 +49,7 @@ struct Layout {
 
 template <class T>
 struct Forward {
-  const T *x, *w, *b, *given_mean, *given_variance;
+  const T *x, *w, *b;
   T *y, *mean, *variance;
 };
 
@@ -74,7 +74,6 @@ inline Vector<T> weights(const T* w, int64_t at, const Lanes& lanes) {
 
 template <class T>
 Statistics<T> statistics_of(const Layout& l, const Forward<T>& a, int64_t item) {
-  if (l.given) return {a.given_mean[item % l.groups], a.given_variance[item % l.groups]};
   const int64_t runs = l.across ? l.runs() : 1;
   const Statistics<T> found = statistics(a.x + l.begin(item), runs, l.pitch(), l.size() / runs, l.centered);
   a.mean[item] = found.mean;
@@ -125,7 +124,6 @@ Slopes<Vector<T>> slopes_of_run(int64_t n, const T* x, const T* g, const T* w, T
 // Of an item's weighted slopes, what all its gradients by x have off: g w scale - shift - deviation stretch.
 template <class T>
 Slopes<T> shared(const Layout& l, T scale, Slopes<T> sums) {
-  if (l.given) return {};
   return {l.centered ? sums.shift * scale / l.size() : 0, sums.stretch * (scale * scale * scale) / l.size()};
 }
 
@@ -160,7 +158,7 @@ void backward_item(const Layout& l, const Backward<T>& a, int64_t item, T* dw, T
     T* dx = a.dx + begin;
     vectors<T>(l.length(), [&](int64_t at, auto, auto lanes) {
       const Vector<T> factor = scale * weights<by_number>(of_run, at, lanes), deviation = lanes.load(x + at) - mean;
-      const Vector<T> less = l.given ? Vector<T>{} : deviation * off.stretch + off.shift;
+      const Vector<T> less = deviation * off.stretch + off.shift;
       lanes.store(dx + at, lanes.load(g + at) * factor - less, past);
     });
   }
@@ -243,12 +241,10 @@ void forward_by_column(const Layout& l, const Forward<T>& a, int64_t first, int6
   T* y = a.y + first * n;
   const Columns<T, 3> columns(width);
   T *mean = columns[0], *factor = columns[1], *bias = columns[2];
-  if (!l.given) moments_by_column(l, x, width, mean, factor);
+  moments_by_column(l, x, width, mean, factor);
   for (int64_t c = 0; c < channels; ++c) {
-    const T *known_mean = a.given_mean, *known_variance = a.given_variance;
-    const Statistics<T> s = l.given ? Statistics<T>{known_mean[first + c], known_variance[first + c]}
-                                    : together(mean + c * n, factor + c * n, n, T(l.batch));
-    if (!l.given) a.mean[first + c] = s.mean, a.variance[first + c] = s.variance;
+    const Statistics<T> s = together(mean + c * n, factor + c * n, n, T(l.batch));
+    a.mean[first + c] = s.mean, a.variance[first + c] = s.variance;
     std::fill_n(mean + c * n, n, s.mean);
     std::fill_n(factor + c * n, n, scale_of(l, s.variance) * a.w[first + c]);
     std::fill_n(bias + c * n, n, a.b[first + c]);
@@ -284,7 +280,7 @@ void backward_by_column(const Layout& l, const Backward<T>& a, int64_t first, in
   for (int64_t row = 0; row < l.batch; ++row, x += pitch, g += pitch, dx += pitch)
     vectors<T>(width, [&](int64_t at, auto, auto lanes) {
       const Vector<T> deviation = lanes.load(x + at) - lanes.load(mean + at);
-      const Vector<T> less = l.given ? Vector<T>{} : deviation * lanes.load(stretch + at) + lanes.load(shift + at);
+      const Vector<T> less = deviation * lanes.load(stretch + at) + lanes.load(shift + at);
       lanes.store(dx + at, lanes.load(g + at) * lanes.load(factor + at) - less, past);
     });
 }
@@ -354,41 +350,29 @@ using In = ffi::AnyBuffer;
 using Out = ffi::Result<ffi::AnyBuffer>;
 
 // What of a normalisation is no array. `firsts`: the axes of x that groups, members and places begin with.
-Layout layout(const In& x, Span firsts, bool across, bool centered, bool given, double eps) {
+Layout layout(const In& x, Span firsts, bool across, bool centered, double eps) {
   int64_t sizes[] = {1, 1, 1, 1};
   const auto dimensions = x.dimensions();
   for (int64_t axis = 0; axis < int64_t(dimensions.size()); ++axis)
     sizes[std::count_if(firsts.begin(), firsts.end(), [&](int64_t first) { return first <= axis; })] *= dimensions[axis];
-  return {sizes[0], sizes[1], sizes[2], sizes[3], across, centered, given, eps};
+  return {sizes[0], sizes[1], sizes[2], sizes[3], across, centered, eps};
 }
 
-ffi::Error forward(ffi::ThreadPool pool, Span firsts, bool across, bool centered, bool given, double eps, In x, In w, In b, Out y, Out mean,
+ffi::Error forward(ffi::ThreadPool pool, Span firsts, bool across, bool centered, double eps, In x, In w, In b, Out y, Out mean,
                    Out variance) {
   return by_type(x.element_type(), [&](auto zero) {
     using T = decltype(zero);
-    const Forward<T> arrays{data<T>(x), data<T>(w), data<T>(b), nullptr, nullptr, data<T>(y), data<T>(mean), data<T>(variance)};
-    normalize(pool, layout(x, firsts, across, centered, given, eps), arrays);
+    const Forward<T> arrays{data<T>(x), data<T>(w), data<T>(b), data<T>(y), data<T>(mean), data<T>(variance)};
+    normalize(pool, layout(x, firsts, across, centered, eps), arrays);
   });
 }
 
-ffi::Error by_given(ffi::ThreadPool pool, Span firsts, bool across, bool centered, bool given, double eps, In x, In mean, In variance, In w,
-                    In b, Out y) {
-  return by_type(x.element_type(), [&](auto zero) {
-    using T = decltype(zero);
-    const Forward<T> arrays{data<T>(x), data<T>(w), data<T>(b), data<T>(mean), data<T>(variance), data<T>(y), nullptr, nullptr};
-    Layout l = layout(x, firsts, across, centered, given, eps);
-    // In the order in which x lies.
-    l.across = l.by_column();
-    normalize(pool, l, arrays);
-  });
-}
-
-ffi::Error backward(ffi::ThreadPool pool, Span firsts, bool across, bool centered, bool given, double eps, In g, In x, In mean, In variance,
+ffi::Error backward(ffi::ThreadPool pool, Span firsts, bool across, bool centered, double eps, In g, In x, In mean, In variance,
                     In w, Out dx, Out dw, Out db) {
   return by_type(x.element_type(), [&](auto zero) {
     using T = decltype(zero);
     const Backward<T> arrays{data<T>(g), data<T>(x), data<T>(mean), data<T>(variance), data<T>(w), data<T>(dx), data<T>(dw), data<T>(db)};
-    differentiate(pool, layout(x, firsts, across, centered, given, eps), arrays);
+    differentiate(pool, layout(x, firsts, across, centered, eps), arrays);
   });
 }
 
@@ -398,14 +382,12 @@ auto bound() {
       .Attr<Span>("firsts")
       .Attr<bool>("across")
       .Attr<bool>("centered")
-      .Attr<bool>("given")
       .Attr<double>("eps");
 }
 
 }  // namespace
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jnn_norm, forward, bound().Arg<In>().Arg<In>().Arg<In>().Ret<In>().Ret<In>().Ret<In>());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(jnn_norm_by_given, by_given, bound().Arg<In>().Arg<In>().Arg<In>().Arg<In>().Arg<In>().Ret<In>());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jnn_norm_backward, backward,
                               bound().Arg<In>().Arg<In>().Arg<In>().Arg<In>().Arg<In>().Ret<In>().Ret<In>().Ret<In>());
 
