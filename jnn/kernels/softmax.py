@@ -60,7 +60,7 @@ def _at_as_defined(_: Any, x: Array, index: Array) -> Arrays:
 
 
 def _at_slopes_as_defined(_: Any, g: Array, x: Array, index: Array, most: Array, off: Array) -> Arrays:
-    chosen = index[..., None] == jnp.arange(x.shape[-1], dtype=index.dtype)
+    chosen = jax.nn.one_hot(index, x.shape[-1], dtype=x.dtype)
     return (g[..., None] * (chosen - jnp.exp(x - most[..., None] - off[..., None])),)
 
 
