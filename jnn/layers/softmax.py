@@ -60,7 +60,7 @@ def softmin(input: Array, dim: int | None = None, _stacklevel: int = 3, dtype: A
 @function(values=_warns("log_softmax"))
 def log_softmax(input: Array, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None) -> Array:
     """``x_i - log sum_j exp(x_j)`` along ``dim``; arguments as :func:`softmax`."""
-    return _along(jax.nn.log_softmax, "log_softmax", input, dim, dtype)
+    return _along(kernel.log_softmax, "log_softmax", input, dim, dtype)
 
 
 @function(jit=False)

@@ -14,6 +14,7 @@ from jax.custom_derivatives import SymbolicZero
 from ..core import checks
 from ..core.spec import buffer, config, layer
 from ..kernels.gather import pick
+from ..kernels.softmax import log_softmax, log_softmax_at
 from ..kernels.softplus import softplus
 from .reduction import Flag, Loss, PlainLoss, constant, loss_function, reduced
 
@@ -57,14 +58,9 @@ def target_scale(target: Array, weight: Array | None, classes: int, ignore_index
     return jnp.where(ignored, 0, scale)
 
 
-def _nll(log_probs: Array, target: Array, scale: Array, weight: Array | None, ignore_index: int, smoothing: float = 0.0) -> Array:
-    """The negative log-likelihood of class indices, times ``scale``; part of it spread over all classes for ``smoothing``."""
-    axis = min(log_probs.ndim - 1, 1)
-    elements = -pick(log_probs, target, axis)[0] * scale
-    if smoothing:
-        spread = log_probs if weight is None else log_probs * _along(weight, log_probs, axis)
-        elements = (1 - smoothing) * elements - smoothing / log_probs.shape[axis] * jnp.sum(spread, axis)
-    return jnp.where(target == ignore_index, 0, elements)
+def _nll(picked: Array, target: Array, scale: Array, ignore_index: int) -> Array:
+    """The negative of the log-likelihoods ``picked`` for class indices, times ``scale``."""
+    return jnp.where(target == ignore_index, 0, -picked * scale)
 
 
 def require_smoothing(who: object, value: float) -> None:
@@ -111,8 +107,9 @@ def nll_loss(
     checks.require(input.ndim >= 1, who, "input must have at least one dimension", ValueError, shape=input.shape)
     _require_indices(who, input, target)
     _require_weight(who, input, weight)
-    scale = target_scale(target, weight, input.shape[min(input.ndim - 1, 1)], ignore_index, input.dtype)
-    return reduced(_nll(input, target, scale, weight, ignore_index), reduction, jnp.sum(scale))
+    axis = min(input.ndim - 1, 1)
+    scale = target_scale(target, weight, input.shape[axis], ignore_index, input.dtype)
+    return reduced(_nll(pick(input, target, axis)[0], target, scale, ignore_index), reduction, jnp.sum(scale))
 
 
 @loss_function(values=functools.partial(_check_indices, "cross_entropy"))
@@ -142,10 +139,17 @@ def cross_entropy(
     """
     require_target("cross_entropy", input, target, weight, ignore_index, label_smoothing)
     axis = min(input.ndim - 1, 1)
-    log_probs, classes = jax.nn.log_softmax(input, axis), input.shape[axis]
+    classes = input.shape[axis]
     if target.shape != input.shape:
         scale = target_scale(target, weight, classes, ignore_index, input.dtype)
-        return reduced(_nll(log_probs, target, scale, weight, ignore_index, label_smoothing), reduction, jnp.sum(scale))
+        elements = _nll(log_softmax_at(input, target, axis), target, scale, ignore_index)
+        if label_smoothing:
+            log_probs = log_softmax(input, axis)
+            spread = jnp.sum(log_probs if weight is None else log_probs * _along(weight, log_probs, axis), axis)
+            spread = jnp.where(target == ignore_index, 0, spread)
+            elements = (1 - label_smoothing) * elements - label_smoothing / classes * spread
+        return reduced(elements, reduction, jnp.sum(scale))
+    log_probs = log_softmax(input, axis)
     if label_smoothing:
         target = target * (1 - label_smoothing) + label_smoothing / classes
     elements = target * log_probs

@@ -12,20 +12,17 @@
 #include "moments.h"
 #include "parallel.h"
 #include "products.h"
+#include "tasks.h"
 #include "vector.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace jnn {
 namespace {
 
-// A task has so many numbers at least, to be worth a thread's while.
-constexpr int64_t kTask = 32768;
 // Gradients by weights of single numbers are sums of so many partial ones at most, each over so many rows at least.
 constexpr int64_t kMostPartial = 32, kLeastRows = 4;
 // Where statistics are taken across samples, rows of fewer places than these are read column by column.
 constexpr int64_t kLeastPlaces = 16;
-// Larger results than this are written past the cache: 2 / 3 of the time of 32 MiB.
-constexpr int64_t kPastCache = 16 << 20;
 // Rows of columns that are read at a time.
 constexpr int64_t kRows = 32;
 
@@ -47,10 +44,6 @@ struct Layout {
   int64_t length() const { return by_number() ? members : places; }
   int64_t runs() const { return size() / length(); }
   int64_t pitch() const { return across ? sample() : length(); }
-  template <class T>
-  bool past() const {
-    return batch * sample() * int64_t(sizeof(T)) > kPastCache;
-  }
   int64_t begin(int64_t item) const { return item * members * places; }
 };
 
@@ -92,7 +85,7 @@ template <bool by_number, class T>
 void forward_item(const Layout& l, const Forward<T>& a, int64_t item) {
   const Statistics<T> s = statistics_of(l, a, item);
   const T scale = scale_of(l, s.variance);
-  const bool past = l.template past<T>();
+  const bool past = past_cache<T>(l.batch * l.sample());
   for (int64_t run = 0; run < l.runs(); ++run) {
     const int64_t begin = l.begin(item) + run * l.pitch(), channel = item % l.groups * l.members + (l.across ? 0 : run);
     const T *x = a.x + begin, *w = a.w + channel, *b = a.b + channel;
@@ -158,7 +151,7 @@ void backward_item(const Layout& l, const Backward<T>& a, int64_t item, T* dw, T
     all = {all.shift * *w, all.stretch * *w};
   }
   const Slopes<T> off = shared(l, scale, all);
-  const bool past = l.template past<T>();
+  const bool past = past_cache<T>(l.batch * l.sample());
   for (int64_t run = 0; run < l.runs(); ++run) {
     const int64_t begin = l.begin(item) + run * l.pitch();
     const T *x = a.x + begin, *g = a.g + begin, *of_run = w + (l.across ? 0 : run);
@@ -256,7 +249,7 @@ void forward_by_column(const Layout& l, const Forward<T>& a, int64_t first, int6
     std::fill_n(factor + c * n, n, scale_of(l, s.variance) * a.w[first + c]);
     std::fill_n(bias + c * n, n, a.b[first + c]);
   }
-  const bool past = l.template past<T>();
+  const bool past = past_cache<T>(l.batch * l.sample());
   for (int64_t row = 0; row < l.batch; ++row, x += l.sample(), y += l.sample())
     vectors<T>(width, [&](int64_t at, auto, auto lanes) {
       lanes.store(y + at, (lanes.load(x + at) - lanes.load(mean + at)) * lanes.load(factor + at) + lanes.load(bias + at), past);
@@ -283,23 +276,13 @@ void backward_by_column(const Layout& l, const Backward<T>& a, int64_t first, in
     std::fill_n(shift + c * n, n, off.shift);
     std::fill_n(stretch + c * n, n, off.stretch);
   }
-  const bool past = l.template past<T>();
+  const bool past = past_cache<T>(l.batch * l.sample());
   for (int64_t row = 0; row < l.batch; ++row, x += pitch, g += pitch, dx += pitch)
     vectors<T>(width, [&](int64_t at, auto, auto lanes) {
       const Vector<T> deviation = lanes.load(x + at) - lanes.load(mean + at);
       const Vector<T> less = deviation * lanes.load(stretch + at) + lanes.load(shift + at);
       lanes.store(dx + at, lanes.load(g + at) * lanes.load(factor + at) - less, past);
     });
-}
-
-// Calls run(begin, end) for tasks of items, `least` of them at least, of `size` numbers each.
-template <class Run>
-void by_task(ffi::ThreadPool& pool, int64_t items, int64_t size, int64_t least, const Run& run) {
-  const Parts parts(items, std::max({int64_t{1}, least, kTask / size}));
-  parallel(pool, parts.parts, [&](int64_t task) {
-    run(parts.begin(task), parts.begin(task + 1));
-    streamed();
-  });
 }
 
 // to[i] = sum over p < count of from[p * pitch + i]

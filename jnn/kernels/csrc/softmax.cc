@@ -1,0 +1,136 @@
+// Softmax along rows, its logarithm, or that of one number of each row, and their gradients.
+
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <utility>
+
+#include "buffers.h"
+#include "functions.h"
+#include "lanes.h"
+#include "tasks.h"
+#include "vector.h"
+#include "xla/ffi/api/ffi.h"
+
+namespace jnn {
+namespace {
+
+template <class V>
+inline V greater(V a, V b) {
+  return a > b ? a : b;
+}
+
+// The greatest of n numbers; NaN may be passed over.
+template <class T>
+T most_of(int64_t n, const T* x) {
+  constexpr T least = -std::numeric_limits<T>::infinity();
+  Vector<T> found[kWays] = {broadcast(T{0}) + least, broadcast(T{0}) + least, broadcast(T{0}) + least, broadcast(T{0}) + least};
+  vectors<T>(n, [&](int64_t at, auto way, auto lanes) { found[way] = greater(lanes.keep(lanes.load(x + at), least), found[way]); });
+  const Vector<T> all = greater(greater(found[0], found[1]), greater(found[2], found[3]));
+  T most = all[0];
+  for (int i = 1; i < kLanes<T>; ++i) most = greater(most, T(all[i]));
+  return most;
+}
+
+// exp(x - most) of a row, which goes to y unless that is null, and the sum.
+template <bool written, class T>
+T exponentials(int64_t n, const T* x, T most, T* y) {
+  Vector<T> sums[kWays] = {};
+  vectors<T>(n, [&](int64_t at, auto way, auto lanes) {
+    const Vector<T> power = exp<T>(lanes.load(x + at) - most);
+    if (written) lanes.store(y + at, power);
+    sums[way] += lanes.keep(power);
+  });
+  return total<T>(joined<T>(sums));
+}
+
+template <bool log, class T>
+void forward_row(int64_t n, const T* x, T* y, bool past) {
+  const T most = most_of(n, x), sum = exponentials<!log>(n, x, most, y);
+  const T off = std::log(sum), factor = 1 / sum;
+  vectors<T>(n, [&](int64_t at, auto, auto lanes) {
+    if constexpr (log) lanes.store(y + at, (lanes.load(x + at) - most) - off, past);
+    else lanes.store(y + at, lanes.load(y + at) * factor);
+  });
+}
+
+// y (g - sum(y g)), or of the logarithm y, g - exp(y) sum(g).
+template <bool log, class T>
+void backward_row(int64_t n, const T* g, const T* y, T* dx, bool past) {
+  Vector<T> sums[kWays] = {};
+  vectors<T>(n, [&](int64_t at, auto way, auto lanes) { sums[way] += log ? lanes.load(g + at) : lanes.load(g + at) * lanes.load(y + at); });
+  const T sum = total<T>(joined<T>(sums));
+  vectors<T>(n, [&](int64_t at, auto, auto lanes) {
+    const Vector<T> slope = lanes.load(g + at), value = lanes.load(y + at);
+    if constexpr (log) lanes.store(dx + at, slope - exp<T>(value) * sum, past);
+    else lanes.store(dx + at, value * (slope - sum), past);
+  });
+}
+
+using In = ffi::AnyBuffer;
+using Out = ffi::Result<ffi::AnyBuffer>;
+
+// run(zero, row) for each row of x, along the last axis.
+template <class Run>
+ffi::Error by_row(ffi::ThreadPool& pool, const In& x, const Run& run) {
+  const int64_t size = x.element_count(), n = x.dimensions().back();
+  return by_type(x.element_type(), [&](auto zero) {
+    by_task(pool, size / n, n, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t row = begin; row < end; ++row) run(zero, row, n, past_cache<decltype(zero)>(size));
+    });
+  });
+}
+
+ffi::Error forward(ffi::ThreadPool pool, bool log, In x, Out y) {
+  return by_row(pool, x, [&](auto zero, int64_t row, int64_t n, bool past) {
+    using T = decltype(zero);
+    const T* from = data<T>(x) + row * n;
+    T* to = data<T>(y) + row * n;
+    log ? forward_row<true>(n, from, to, past) : forward_row<false>(n, from, to, past);
+  });
+}
+
+ffi::Error backward(ffi::ThreadPool pool, bool log, In g, In y, Out dx) {
+  return by_row(pool, y, [&](auto zero, int64_t row, int64_t n, bool past) {
+    using T = decltype(zero);
+    const T *slope = data<T>(g) + row * n, *value = data<T>(y) + row * n;
+    T* to = data<T>(dx) + row * n;
+    log ? backward_row<true>(n, slope, value, to, past) : backward_row<false>(n, slope, value, to, past);
+  });
+}
+
+// The logarithm for one number of each row; the greatest of the row, and the logarithm of the sum of exp(x - most).
+ffi::Error forward_at(ffi::ThreadPool pool, In x, In index, Out y, Out most, Out off) {
+  return by_row(pool, x, [&](auto zero, int64_t row, int64_t n, bool) {
+    using T = decltype(zero);
+    const T *from = data<T>(x) + row * n, greatest = most_of(n, from);
+    const T sum = std::log(exponentials<false>(n, from, greatest, static_cast<T*>(nullptr)));
+    data<T>(most)[row] = greatest;
+    data<T>(off)[row] = sum;
+    data<T>(y)[row] = (from[data<int32_t>(index)[row]] - greatest) - sum;
+  });
+}
+
+ffi::Error backward_at(ffi::ThreadPool pool, In g, In x, In index, In most, In off, Out dx) {
+  return by_row(pool, x, [&](auto zero, int64_t row, int64_t n, bool past) {
+    using T = decltype(zero);
+    const T *from = data<T>(x) + row * n, slope = data<T>(g)[row], greatest = data<T>(most)[row], sum = data<T>(off)[row];
+    const int32_t chosen = data<int32_t>(index)[row];
+    T* to = data<T>(dx) + row * n;
+    vectors<T>(
+        n, [&](int64_t at, auto, auto lanes) { lanes.store(to + at, exp<T>((lanes.load(from + at) - greatest) - sum) * -slope, past); });
+    to[chosen] += slope;
+  });
+}
+
+auto bound() { return ffi::Ffi::Bind().Ctx<ffi::ThreadPool>(); }
+
+}  // namespace
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jnn_softmax, forward, bound().Attr<bool>("log").Arg<In>().Ret<In>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jnn_softmax_backward, backward, bound().Attr<bool>("log").Arg<In>().Arg<In>().Ret<In>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jnn_log_softmax_at, forward_at, bound().Arg<In>().Arg<In>().Ret<In>().Ret<In>().Ret<In>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jnn_log_softmax_at_backward, backward_at,
+                              bound().Arg<In>().Arg<In>().Arg<In>().Arg<In>().Arg<In>().Ret<In>());
+
+}  // namespace jnn

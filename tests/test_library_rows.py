@@ -1,0 +1,203 @@
+"""Norms and softmax by jnn's library for CPUs: every form is what it is defined as, in every derivative."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+import jnn.functional as F
+from jnn.kernels import normalization, softmax
+from jnn.kernels.normalization import Layout
+from jnn.kernels.platform import lowering
+
+from .oracle import quick_jit
+
+# The first axes of groups, members and places, options, and the shape.
+NORMS = {
+    "rows": (1, 1, 2, {}, (40, 33)),
+    "rows of less than a vector": (1, 1, 2, {}, (7, 5)),
+    "rows of one": (1, 1, 2, {"eps": 1.0}, (4, 1)),
+    "rows of more than a chunk": (1, 1, 2, {}, (2, 9001)),
+    "many rows": (2, 2, 3, {}, (50, 41, 20)),
+    "one row": (0, 0, 2, {}, (3, 50)),
+    "mean squares": (1, 1, 2, {"centered": False}, (9, 70)),
+    "groups": (1, 2, 3, {}, (3, 2, 4, 5, 7)),
+    "groups of single numbers": (1, 2, 3, {}, (5, 3, 4)),
+    "groups of many places": (1, 2, 3, {}, (2, 2, 3, 4099)),
+    "instances": (1, 2, 2, {}, (3, 4, 33)),
+    "a batch": (1, 2, 2, {"across": True}, (5, 3, 4, 4)),
+    "a batch of odd places": (1, 2, 2, {"across": True}, (9, 5, 49)),
+    "a batch of few places": (1, 2, 2, {"across": True}, (70, 13, 3, 3)),
+    "a batch of columns": (1, 2, 2, {"across": True}, (100, 67)),
+    "a batch of one": (1, 2, 2, {"across": True}, (1, 3, 200)),
+}
+
+
+def _same(found, expected, rtol):
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol * float(jnp.abs(b).max() + 1e-2))
+
+
+def _by_both(of, function, definition, arrays, target, rtol):
+    """``of`` the library's ``function``, which calls ``target``, is that of its definition."""
+    call = jax.jit(of(function)).lower(*arrays)
+    assert target in call.as_text()
+    _same(call.compile()(*arrays), quick_jit(of(definition))(*arrays), rtol)
+
+
+@pytest.mark.parametrize(("groups", "members", "places", "options", "shape"), NORMS.values(), ids=NORMS)
+@pytest.mark.parametrize("mean", [0.0, 30.0])
+def test_norms_are_their_definition(groups, members, places, options, shape, mean, rng):
+    layout = Layout(groups, members, places, **{"eps": 1e-5, **options})
+    for dtype, rtol in ((np.float64, 1e-10), (np.float32, 5e-5)):
+        x, g = (jnp.asarray(rng.standard_normal(shape) + at, dtype) for at in (mean, 0))
+        w, b = (jnp.asarray(rng.standard_normal(shape[groups:places]), dtype) for _ in range(2))
+
+        def of(function, g=g):
+            def run(*arrays):
+                y, pull, rest = jax.vjp(lambda *a: ((out := function(layout, *a))[0], out[1:]), *arrays, has_aux=True)
+                return y, *pull(g), rest[:: 1 if layout.centered else -2]
+
+            return run
+
+        _by_both(of, normalization._normalized, normalization._as_defined, (x, w, b), "jnn_norm_backward", rtol)
+
+
+def _slopes_of(static, g):
+    def of(function):
+        def run(x, *rest):
+            y, pull = jax.vjp(lambda x: function(static, x, *rest)[0], x)
+            return y, *pull(g)
+
+        return run
+
+    return of
+
+
+@pytest.mark.parametrize("size", [1, 5, 16, 100, 1031])
+@pytest.mark.parametrize("log", [False, True])
+def test_softmax_is_its_definition(log, size, rng):
+    for dtype, rtol in ((np.float64, 1e-12), (np.float32, 1e-5)):
+        x, g = (jnp.asarray(3 * rng.standard_normal((3, 7, size)), dtype) for _ in range(2))
+
+        index = jnp.asarray(rng.integers(0, size, (3, 7)), jnp.int32)
+        _by_both(_slopes_of(log, g), softmax._last, softmax._last_as_defined, (x,), "jnn_softmax_backward", rtol)
+        _by_both(_slopes_of((), g[..., 0]), softmax._at, softmax._at_as_defined, (x, index), "jnn_log_softmax_at_backward", rtol)
+
+
+FUNCTIONS = {
+    "layer norm": lambda x, w: F.layer_norm(x, (5,), w, w),
+    "group norm": lambda x, w: F.group_norm(x, 2, w[:4], w[:4]),
+    "batch norm": lambda x, w: F.batch_norm(x, None, None, w[:4], w[:4], True),
+    "softmax": lambda x, w: F.softmax(x * w[None, None], -1),
+    "log softmax": lambda x, w: F.log_softmax(x * w[None, None], -1),
+    "cross entropy": lambda x, w: F.cross_entropy((x * w[None, None]).reshape(-1, 5), jnp.arange(x.size // 5) % 5, reduction="none"),
+}
+DERIVATIVES = {
+    "forward": lambda f: lambda *a: jax.jvp(f, a, a),
+    "gradients": lambda f: jax.grad(lambda *a: (f(*a) ** 3).sum(), (0, 1)),
+    "twice": lambda f: lambda *a: jax.jvp(jax.grad(lambda *a: (f(*a) ** 3).sum(), (0, 1)), a, a),
+    "reverse twice": lambda f: jax.grad(lambda *a: (jax.grad(lambda *a: (f(*a) ** 3).sum(), 0)(*a) ** 2).sum(), (0, 1)),
+    "by sample": lambda f: lambda x, w: jax.vmap(jax.grad(lambda *a: (f(*a) ** 3).sum(), (0, 1)), (0, None))(x[:, None] + x[None], w),
+    "in loops, computed again": lambda f: jax.grad(
+        lambda x, w: jax.lax.scan(lambda c, _: (c + (jax.checkpoint(f)(x + c.mean(), w) ** 3).sum(), None), x.sum(), None, 2)[0], (0, 1)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DERIVATIVES)
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_every_derivative_is_that_of_xlas(function, name, rng, quick_compilation):
+    x, w = jnp.asarray(rng.standard_normal((3, 4, 5))), jnp.asarray(rng.standard_normal(5))
+
+    def run():
+        jax.clear_caches()
+        return jax.jit(DERIVATIVES[name](FUNCTIONS[function]))(x, w)
+
+    found = run()
+    with lowering(native=False, library=False):
+        _same(found, run(), 1e-9)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_nan_and_infinities_come_out_as_torchs(bad, rng):
+    x = rng.standard_normal((4, 4, 20)).astype(np.float32)
+    x[1, 2, 17] = bad
+    theirs = torch.nn.functional
+    for mine, other in (
+        (F.layer_norm(x, (20,)), theirs.layer_norm(torch.tensor(x), (20,))),
+        (F.rms_norm(x, (20,)), theirs.rms_norm(torch.tensor(x), (20,))),
+        (F.group_norm(x, 2), theirs.group_norm(torch.tensor(x), 2)),
+        (F.batch_norm(x, None, None, training=True), theirs.batch_norm(torch.tensor(x), None, None, training=True)),
+        (F.batch_norm(x[..., :3], None, None, training=True), theirs.batch_norm(torch.tensor(x[..., :3]), None, None, training=True)),
+        (F.softmax(x, -1), theirs.softmax(torch.tensor(x), -1)),
+        (F.log_softmax(x, -1), theirs.log_softmax(torch.tensor(x), -1)),
+    ):
+        np.testing.assert_allclose(mine, other.numpy(), rtol=1e-4, atol=1e-5)
+    barred = np.full((2, 20), -np.inf, np.float32)
+    assert np.isnan(F.softmax(barred, -1)).all()
+
+
+def test_a_mean_far_from_zero_costs_no_more_than_its_own_rounding(rng):
+    x = (1e4 + rng.standard_normal((64, 48, 4))).astype(np.float32)
+    for run in (
+        lambda x: F.layer_norm(x, (48, 4)),
+        lambda x: F.group_norm(x, 3),
+        lambda x: F.batch_norm(x, None, None, training=True),
+        lambda x: F.batch_norm(x[..., 0], None, None, training=True),
+    ):
+        np.testing.assert_allclose(run(x), run(x.astype(np.float64)), atol=4e-3)
+
+
+def test_large_results_are_written_past_the_cache(rng):
+    x = jnp.asarray(rng.standard_normal((1030, 4096)), jnp.float32)
+    for run in (lambda x: F.layer_norm(x, (4096,)), lambda x: F.log_softmax(x, -1), lambda x: F.batch_norm(x, None, None, training=True)):
+        y, pull = jax.vjp(run, x)
+        with lowering(native=False, library=False):
+            jax.clear_caches()
+            expected, slopes = jax.vjp(run, x)
+        np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(*(f(y)[0] for f in (pull, slopes)), rtol=1e-3, atol=1e-5)
+
+
+def test_results_do_not_depend_on_the_number_of_threads():
+    script = """
+import jax, jax.numpy as jnp, numpy as np, hashlib, jnn.functional as F
+x = jnp.asarray(np.random.default_rng(0).standard_normal((64, 96, 60)), jnp.float32)
+w, found = jnp.ones(96), []
+for run in (
+    lambda x, w: F.layer_norm(x, (60,), w[:60], w[:60]),
+    lambda x, w: F.group_norm(x, 4, w, w),
+    lambda x, w: F.batch_norm(x, None, None, w, w, True),
+    lambda x, w: F.batch_norm(x[..., :3], None, None, w, w, True),
+    lambda x, w: F.softmax(x * w[None, None, :60], -1),
+):
+    y, pull = jax.vjp(run, x, w)
+    found += [y, *pull(y)]
+print(hashlib.sha256(b"".join(np.asarray(a).tobytes() for a in found)).hexdigest())
+"""
+    found = {
+        subprocess.run([sys.executable, "-c", script], env=os.environ | {"NPROC": n}, check=True, capture_output=True).stdout for n in "12"
+    }
+    assert len(found) == 1
+
+
+def test_devices_each_normalize_by_the_library(rng):
+    mesh = jax.make_mesh((2,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
+    x, w = jnp.asarray(rng.standard_normal((4, 3, 10))), jnp.asarray(rng.standard_normal(10))
+
+    def slopes(x, w):
+        y, pull = jax.vjp(lambda x: F.log_softmax(F.layer_norm(x, (10,), w, w), -1), x)
+        return y, *pull(y)
+
+    for check in (True, False):
+        each = jax.jit(jax.shard_map(slopes, mesh=mesh, in_specs=(jax.P("d"), jax.P()), out_specs=jax.P("d"), check_vma=check))
+        assert all(target in each.lower(x, w).as_text() for target in ("jnn_norm_backward", "jnn_softmax_backward"))
+        _same(each(x, w), slopes(x, w), 1e-11)
