@@ -13,6 +13,7 @@
 #include "patches.h"
 #include "slabs.h"
 #include "winograd.h"
+#include "winograd_weight.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace jnn {
@@ -26,9 +27,10 @@ using Out = ffi::Result<ffi::AnyBuffer>;
 constexpr double kCopy = 4;
 // What a row's vector costs that is copied for slabs.
 constexpr double kRow = 9;
-// What Winograd's transforms cost, as a factor of its products, and of how many channels on they are worth it.
-constexpr double kTransforms = 1.5;
-constexpr int64_t kChannels = 16;
+// What Winograd's transforms cost, as a factor of its products, and of how many channels on they are worth it; those of gradients by the
+// weight are read from the last cache.
+constexpr double kTransforms = 1.2;
+constexpr int64_t kChannels = 16, kChannelsOfWeights = 24;
 
 // The form that is taken where it can be, or none; and whether Winograd's algorithm is barred.
 struct Choice {
@@ -58,18 +60,17 @@ bool by_slabs(const Channels& c, const Grid& grid) {
   return c.out * spread + copied <= c.out + copies;
 }
 
-// Whether Winograd's products, of 4 for an output and not 9, are fewer even with the tiles between rows and images.
-bool by_winograd(const Channels& c, const Grid& grid) {
-  if (std::min(c.in, c.out) < kChannels) return false;
-  const double rows = (grid.places[1] + 1) / 2 + 1, columns = (grid.places[2] + 1) / 2 + 1;
-  return kTransforms * 16 * rows * columns < 9.0 * grid.places[1] * grid.places[2];
+// Whether Winograd's products, of 4 for an output and not 9, are fewer even with what tiles have beyond the edge.
+bool by_winograd(const Channels& c, const Grid& grid, int64_t channels) {
+  const double tiles = (grid.places[1] + 1) / 2 * ((grid.places[2] + 1) / 2);
+  return std::min(c.in, c.out) >= channels && kTransforms * 16 * tiles < 9.0 * grid.places[1] * grid.places[2];
 }
 
 template <class T>
 void convolve(ffi::ThreadPool& pool, const Choice& choice, const Channels& c, Grid grid, const T* x, const T* w, T* y) {
   if (choice.allows("channels", by_channel(c)) && c.in == 1 && grid.out_step == Ints{1, 1, 1})
     return depthwise::convolve(pool, c, grid, depthwise::Plan<T>(grid), x, w, y);
-  if (!choice.exact && c.groups == 1 && winograd::fits(grid) && choice.allows("winograd", by_winograd(c, grid)))
+  if (!choice.exact && c.groups == 1 && winograd::fits(grid) && choice.allows("winograd", by_winograd(c, grid, kChannels)))
     return winograd::convolve(pool, c, grid, x, w, y);
   grid.flatten();
   choice.allows("slabs", by_slabs<T>(c, grid)) ? slabs::convolve(pool, c, grid, x, w, y) : patches::convolve(pool, c, grid, x, w, y);
@@ -78,6 +79,9 @@ void convolve(ffi::ThreadPool& pool, const Choice& choice, const Channels& c, Gr
 template <class T>
 void correlate(ffi::ThreadPool& pool, const Choice& choice, const Channels& c, Grid grid, const T* g, const T* x, T* w) {
   if (choice.allows("channels", by_channel(c)) && c.in == 1) return depthwise::correlate(pool, c, grid, g, x, w);
+  if (!choice.exact && c.groups == 1 && winograd::fits(grid) && grid.taps.size() == 9 &&
+      choice.allows("winograd", by_winograd(c, grid, kChannelsOfWeights)))
+    return winograd::correlate(pool, c, grid, g, x, w);
   grid.flatten();
   const bool few = c.groups > 1 && c.in < kLanes<T>;
   choice.allows("slabs", few) ? slabs::correlate(pool, c, grid, g, x, w) : correlation::correlate(pool, c, grid, g, x, w);

@@ -52,6 +52,9 @@ struct Grid {
 // Channels of a group, and by how much an element of the weight is apart from the next by input, output channel and group.
 struct Channels {
   int64_t batch, groups, in, out, in_stride, out_stride, group_stride;
+
+  // Elements of the kernel, which stand side by side.
+  int64_t kernel() const { return std::min(in_stride, out_stride); }
 };
 
 // Strides, padding before the first element, and sizes of the kernel.

@@ -57,6 +57,9 @@ constexpr std::array<Panel<T>, sizeof...(i)> panels_of(std::index_sequence<i...>
 // That of rows - 1.
 template <class T, int vectors, int run = kLanes<T>>
 inline constexpr auto kPanels = panels_of<T, vectors, run>(std::make_index_sequence<kRowsOf<vectors>>());
+// Of as few columns as lanes, and as many rows as panels of tiles have.
+template <class T>
+inline constexpr auto kNarrowPanels = panels_of<T, 1, kLanes<T>>(std::make_index_sequence<kMostRows>());
 
 // The first `count` lanes, or all where there are more.
 template <class T>

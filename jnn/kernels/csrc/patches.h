@@ -131,8 +131,8 @@ void convolve(ffi::ThreadPool& pool, const Channels& c, const Grid& grid, const 
           const int64_t o = rows.begin(r), count = rows.size(r);
           T* to = sums.get() + (o - row) * block_size;
           for (int64_t t = 0; t < tiles; ++t)
-            kTiles<T>[count - 1](terms, factors + o* depth + k* count, patches.get() + t* pitch, offsets.data(), to + t* width, block_size,
-                                 k > 0);
+            kTiles<T>[count - 1](terms, factors + o* depth + k* count, count, patches.get() + t* pitch, offsets.data(), to + t* width,
+                                 block_size, k > 0);
         }
       }
       for (int64_t o = row; o < rows.begin(last); ++o)

@@ -176,7 +176,8 @@ void convolve(ffi::ThreadPool& pool, const Channels& c, const Grid& grid, const 
       const int64_t first = group * c.out + rows.begin(r), count = rows.size(r);
       for (int64_t t = 0; t < tiles; ++t) {
         const int64_t from = through ? t * width : place(t / tiles_of_part) + t % tiles_of_part * width;
-        kTiles<T>[count - 1](depth, weights.get() + first* depth, input.get() + from, offsets.data(), sums.get() + t* width, pitch, false);
+        kTiles<T>[count - 1](depth, weights.get() + first* depth, count, input.get() + from, offsets.data(), sums.get() + t* width, pitch,
+                             false);
       }
       for (int64_t i = 0; i < count; ++i)
         for (int64_t part = 0; part < parts; ++part)

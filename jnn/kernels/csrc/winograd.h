@@ -1,28 +1,34 @@
 // Convolutions with kernels of 3 by 3 in steps of 1 by Winograd's F(2 x 2, 3 x 3): 16 products give 4 outputs, not 36.
 //
-// Source: Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, 2015. A third dimension, of any kernel, is summed up as
-// channels are.
+// Source: Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, 2015. Channels are last throughout, the lanes of all
+// transformations, so that tiles follow each other through all images whatever their size. A third dimension, of any kernel, is summed
+// up as channels are.
 #pragma once
 
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <type_traits>
 #include <vector>
 
+#include "channels_last.h"
 #include "geometry.h"
+#include "matrices.h"
 #include "memory.h"
 #include "parallel.h"
 #include "products.h"
-#include "slabs.h"
+#include "transpose.h"
 #include "vector.h"
+#include "weights.h"
 
 namespace jnn::winograd {
 
 constexpr int kPoints = 16;
-// So many rows of tiles are taken at a time.
-constexpr int64_t kPanels = 5;
-// Of the weights at a point, and of tiles side by side.
-constexpr int64_t kFewWeights = 1 << 12, kTilesAtOnce = 4;
+// The most numbers of a slab's input: what stands at its points is up to four times as much.
+constexpr int64_t kMost = 1 << 15;
+constexpr int64_t kTasksAThread = 4;
+// Input channels whose weights are put in order at a time.
+constexpr int64_t kChannelsAtOnce = 32;
 
 // Whether the taps are 3 by 3 neighbours, as often as there are depths.
 inline bool fits(const Grid& grid) {
@@ -42,135 +48,232 @@ inline Grid tiles(const Grid& grid) {
   return found;
 }
 
+// Whole vectors of numbers.
+template <class T>
+int64_t whole(int64_t numbers) {
+  return (numbers + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
+}
+
+// How far points are apart in memory: powers of two would put all of them at one place of the cache.
+template <class T>
+int64_t apart(int64_t numbers) {
+  return whole<T>(numbers) + 3 * kLanes<T>;
+}
+
 // What stands at the points of a tile, from four values along each axis: first along columns, then along rows.
-template <class T, class Value>
-inline void to_points(Value (&v)[4][4]) {
+constexpr auto points_of_inputs = [](auto& v) {
+  using Value = std::remove_reference_t<decltype(v[0][0])>;
   auto along = [](Value& a, Value& b, Value& c, Value& d) {
     const Value p = a - c, q = b + c, r = c - b, s = b - d;
     a = p, b = q, c = r, d = s;
   };
   for (auto& row : v) along(row[0], row[1], row[2], row[3]);
   for (int j = 0; j < 4; ++j) along(v[0][j], v[1][j], v[2][j], v[3][j]);
-}
-
-// Kernels at the points, in the order in which tiles of products read them: by point, by rows of outputs, by channel and depth.
-template <class T>
-Memory<T> at_points(ffi::ThreadPool& pool, const Channels& c, const Grid& grid, const T* w, const Parts& rows) {
-  const Ints low = grid.low();
-  const auto depths = grid.depths();
-  const int64_t terms = c.in * depths.size();
-  auto to = memory<T>(kPoints * c.out * terms);
-  std::vector<std::array<int64_t, 9>> taps(depths.size());
-  for (const Tap& tap : grid.taps) {
-    const int64_t depth = std::find(depths.begin(), depths.end(), tap.offset[0]) - depths.begin();
-    taps[depth][(tap.offset[1] - low[1]) * 3 + tap.offset[2] - low[2]] = tap.index;
-  }
-  parallel(pool, rows.parts, [&](int64_t r) {
-    const int64_t begin = rows.begin(r), count = rows.size(r);
-    for (int64_t k = 0; k < terms; ++k)
-      for (int64_t i = 0; i < count; ++i) {
-        const T* from = w + (begin + i) * c.out_stride + k / depths.size() * c.in_stride;
-        const auto& at = taps[k % depths.size()];
-        T half[4][3];
-        for (int j = 0; j < 3; ++j) {
-          const T a = from[at[j]], b = from[at[3 + j]], d = from[at[6 + j]];
-          half[0][j] = a, half[1][j] = (a + b + d) / 2, half[2][j] = (a - b + d) / 2, half[3][j] = d;
-        }
-        T* out = to.get() + begin * terms + k * count + i;
-        for (int p = 0; p < 4; ++p) {
-          const T a = half[p][0], b = half[p][1], d = half[p][2];
-          const T points[4] = {a, (a + b + d) / 2, (a - b + d) / 2, d};
-          for (int q = 0; q < 4; ++q) out[(p * 4 + q) * c.out * terms] = points[q];
-        }
-      }
-  });
-  return to;
-}
-
-// Neighbouring tiles of a row, the `at`-th ones of a block.
-struct Run {
-  int64_t image, depth, row, column, count, at;
 };
 
-// Those of a slab from the place `begin` to `end`, as a layout counts places.
-template <class T>
-std::vector<Run> runs(const slabs::Layout<T>& layout, const Slab& slab, int64_t begin, int64_t end) {
-  std::vector<Run> found;
-  for (int64_t at = begin; at < end;) {
-    const int64_t image = at / layout.image(), depth = at % layout.image() / layout.depth(), row = at % layout.depth() / layout.row();
-    const int64_t column = at % layout.row(), count = std::min({slab.size[2] - column, end - at, int64_t{kLanes<T>}});
-    const bool inside = depth < slab.size[0] && row < slab.size[1] && count > 0;
-    if (inside) found.push_back({slab.image + image, slab.begin[0] + depth, slab.begin[1] + row, column, count, at - begin});
-    at += inside ? count : layout.row() - column;
+// Calls use(tile, channel, v) with what stands at the points of each tile of a slab, `depths` planes an image, a vector of channels at a
+// time. to_points(v) makes that of the `window` by `window` values of a tile.
+template <int window, class T, class ToPoints, class Use>
+void transform(const ChannelsLast<T>& layout, const Slab& slab, int64_t depths, int64_t channels, const T* input, const ToPoints& to_points,
+               const Use& use) {
+  int64_t tile = 0;
+  for (int64_t plane = 0; plane < slab.images * depths; ++plane)
+    for (int64_t y = 0; y < slab.size[1]; ++y)
+      for (int64_t x = 0; x < slab.size[2]; ++x, ++tile) {
+        const T* from = input + plane / depths * layout.image() + layout.at(plane % depths, 2 * y, 2 * x);
+        for (int64_t c = 0; c < channels; c += kLanes<T>) {
+          Vector<T> v[4][4];
+          for (int i = 0; i < window; ++i)
+            for (int j = 0; j < window; ++j) v[i][j] = load(from + c + layout.at(0, i, j));
+          to_points(v);
+          use(tile, c, v);
+        }
+      }
+}
+
+// The indices of the 3 by 3 taps, by depth.
+inline std::vector<std::array<int64_t, 9>> indices(const Grid& grid) {
+  const Ints low = grid.low();
+  const auto depths = grid.depths();
+  std::vector<std::array<int64_t, 9>> found(depths.size());
+  for (const Tap& tap : grid.taps) {
+    const int64_t depth = std::find(depths.begin(), depths.end(), tap.offset[0]) - depths.begin();
+    found[depth][(tap.offset[1] - low[1]) * 3 + tap.offset[2] - low[2]] = tap.index;
   }
   return found;
 }
 
-// The outputs of tiles, (2, 2) each, of a channel of y (N, channels, *sizes), from what stands at their points, `stride` apart.
+// Kernels at the points, as panels of `width` outputs read them: by point, by depth, by channel.
 template <class T>
-void write(const T* points, int64_t stride, const std::vector<Run>& runs, const Ints& sizes, int64_t channels, T* y) {
-  constexpr int64_t lanes = kLanes<T>;
-  for (const Run& run : runs) {
-    Vector<T> half[2][4];
-    for (int j = 0; j < 4; ++j) {
-      const T* at = points + run.at + j * stride;
-      const Vector<T> a = load(at), b = load(at + 4 * stride), c = load(at + 8 * stride), d = load(at + 12 * stride);
-      half[0][j] = a + b + c, half[1][j] = b - c - d;
-    }
-    const int64_t count = std::min(2 * run.count, sizes[2] - 2 * run.column);
-    T* image = y + (run.image * channels * sizes[0] + run.depth) * sizes[1] * sizes[2];
-    for (int64_t i = 0, row = 2 * run.row; i < 2 && row < sizes[1]; ++i, ++row) {
-      const auto [a, b, c, d] = half[i];
-      const auto [low, high] = interleaved<T>(a + b + c, b - c - d);
-      T* to = image + row * sizes[2] + 2 * run.column;
-      store_masked(to, low, between(0, std::min(count, lanes)), 1);
-      if (count > lanes) store_masked(to + lanes, high, between(0, count - lanes), 1);
+class Weights {
+ public:
+  Weights(const Channels& c, const Grid& grid) : c_(c), taps_(indices(grid)), depths_(taps_.size()) {}
+
+  int64_t terms() const { return depths_ * c_.in; }
+  int64_t panel() const { return kPoints * terms() * kTileColumns<T>; }
+
+  // Of outputs from `begin` on.
+  void fill(const T* w, int64_t begin, int64_t outputs, int64_t width, T* to) const {
+    const auto all = zeros<T>(kChannelsAtOnce * c_.kernel() * width);
+    for (int64_t channel = 0; channel < c_.in; ++channel) {
+      const int64_t within = channel % kChannelsAtOnce, count = std::min(kChannelsAtOnce, c_.in - channel);
+      if (!within) by_tap(c_, w + begin * c_.out_stride, channel, count, outputs, all.get(), width);
+      for (int64_t depth = 0; depth < depths_; ++depth)
+        for (int64_t j = 0; j < width; j += kLanes<T>)
+          at_points(all.get() + within * c_.kernel() * width + j, width, taps_[depth], to + (depth * c_.in + channel) * width + j,
+                    terms() * width);
     }
   }
-}
+
+ private:
+  static void at_points(const T* from, int64_t pitch, const std::array<int64_t, 9>& taps, T* to, int64_t stride) {
+    const Vector<T> half = broadcast(T{0.5});
+    Vector<T> rows[4][3];
+    for (int j = 0; j < 3; ++j) {
+      const Vector<T> a = load(from + taps[j] * pitch), b = load(from + taps[3 + j] * pitch), d = load(from + taps[6 + j] * pitch);
+      rows[0][j] = a, rows[1][j] = (a + b + d) * half, rows[2][j] = (a - b + d) * half, rows[3][j] = d;
+    }
+    for (int p = 0; p < 4; ++p) {
+      const Vector<T> a = rows[p][0], b = rows[p][1], d = rows[p][2];
+      const Vector<T> points[4] = {a, (a + b + d) * half, (a - b + d) * half, d};
+      for (int q = 0; q < 4; ++q) store(to + (p * 4 + q) * stride, points[q]);
+    }
+  }
+
+  const Channels& c_;
+  const std::vector<std::array<int64_t, 9>> taps_;
+  const int64_t depths_;
+};
+
+template <class T>
+class Convolution {
+ public:
+  Convolution(ffi::ThreadPool& pool, const Channels& c, const Grid& grid)
+      : c_(c),
+        grid_(grid),
+        tiled_(tiles(grid)),
+        weights_(c, grid),
+        depths_(grid.depths()),
+        cut_(Reach(tiled_).cut(tiled_, c.batch, c.in, kMost, kTasksAThread * pool.num_threads())),
+        layout_(tiled_, c.in, cut_),
+        panels_((c.out + kTileColumns<T> - 1) / kTileColumns<T>),
+        joined_(depths_.size() == 1),
+        pitch_(apart<T>(most_tiles() * channels())) {}
+
+  void run(ffi::ThreadPool& pool, const T* x, const T* w, T* y) const {
+    const int64_t slabs = cut_.slabs();
+    // Of weights and inputs those that are fewer are put in order for all tasks, the others for each task its own.
+    if (slabs * most_tiles() > c_.out) {
+      const auto factors = memory<T>(panels_ * weights_.panel());
+      parallel(pool, panels_, [&](int64_t p) { fill(w, p, factors.get() + p * weights_.panel()); });
+      parallel(pool, slabs, [&](int64_t s) {
+        const auto own = memory<T>(kPoints * pitch_);
+        points(cut_.slab(s), x, own.get());
+        multiply(cut_.slab(s), own.get(), 0, panels_, factors.get(), y);
+      });
+    } else {
+      const auto all = memory<T>(slabs * kPoints * pitch_);
+      parallel(pool, slabs, [&](int64_t s) { points(cut_.slab(s), x, all.get() + s * kPoints * pitch_); });
+      parallel(pool, panels_, [&](int64_t p) {
+        const auto own = memory<T>(weights_.panel());
+        fill(w, p, own.get());
+        for (int64_t s = 0; s < slabs; ++s) multiply(cut_.slab(s), all.get() + s * kPoints * pitch_, p, p + 1, own.get(), y);
+      });
+    }
+  }
+
+ private:
+  int64_t channels() const { return whole<T>(c_.in); }
+  int64_t most_tiles() const { return cut_.most_images * layout_.input()[0] * cut_.size[1] * cut_.size[2]; }
+  int64_t planes_read(const Slab& slab) const { return slab.size[0] + layout_.input()[0] - cut_.size[0]; }
+  // Tiles that a product may run through: those of a plane or, where the kernel has one depth, of all planes of a slab.
+  int64_t run_of(const Slab& slab) const { return (joined_ ? slab.images * slab.size[0] : 1) * slab.size[1] * slab.size[2]; }
+  int64_t width(int64_t panel) const { return c_.out - panel * kTileColumns<T> > kLanes<T> ? kTileColumns<T> : kLanes<T>; }
+  int64_t outputs(int64_t panel) const { return std::min<int64_t>(kTileColumns<T>, c_.out - panel * kTileColumns<T>); }
+
+  void fill(const T* w, int64_t panel, T* to) const { weights_.fill(w, panel * kTileColumns<T>, outputs(panel), width(panel), to); }
+
+  // What stands at the points of a slab's tiles, by rows of products in runs of a row's channels.
+  void points(const Slab& slab, const T* x, T* to) const {
+    const auto input = memory<T>(layout_.numbers());
+    layout_.fill(slab, x, c_.in, input.get());
+    const int64_t run = run_of(slab);
+    const Parts rows(run, kMostRows);
+    int64_t part = 0;
+    auto store_points = [&](int64_t tile, int64_t c, const Vector<T>(&v)[4][4]) {
+      const int64_t within = tile % run;
+      if (within == 0 && c == 0) part = 0;
+      if (within == rows.begin(part + 1)) ++part;
+      T* at = to + (tile - within + rows.begin(part)) * channels() + c * rows.size(part) + (within - rows.begin(part)) * kLanes<T>;
+      for (int i = 0; i < kPoints; ++i) store(at + i * pitch_, v[i / 4][i % 4]);
+    };
+    transform<4>(layout_, slab, planes_read(slab), c_.in, input.get(), points_of_inputs, store_points);
+  }
+
+  // The outputs of a slab, of some panels.
+  void multiply(const Slab& slab, const T* points, int64_t begin, int64_t end, const T* factors, T* y) const {
+    const int64_t run = run_of(slab), pitch = apart<T>(run * kTileColumns<T>), planes = slab.images * slab.size[0];
+    const auto sums = memory<T>(kPoints * pitch), block = memory<T>(4 * run * kTileColumns<T>);
+    for (int64_t panel = begin; panel < end; ++panel)
+      for (int64_t plane = 0; plane < planes; plane += joined_ ? planes : 1) {
+        const T* own = factors + (panel - begin) * weights_.panel();
+        const auto& kernels = width(panel) > kLanes<T> ? kPanels<T, kTileVectors> : kNarrowPanels<T>;
+        const Parts rows(run, kMostRows);
+        for (int64_t i = 0; i < kPoints; ++i)
+          for (int64_t r = 0; r < rows.parts; ++r)
+            for (size_t d = 0; d < depths_.size(); ++d) {
+              const int64_t read = joined_ ? 0 : plane / slab.size[0] * planes_read(slab) + plane % slab.size[0] + depths_[d] - depths_[0];
+              kernels[rows.size(r) - 1](c_.in, points + i * pitch_ + (read * run + rows.begin(r)) * channels(),
+                                        own + (i * depths_.size() + d) * c_.in * width(panel),
+                                        sums.get() + i * pitch + rows.begin(r) * width(panel), width(panel), d > 0);
+            }
+        write(slab, plane, joined_ ? planes : 1, panel, sums.get(), pitch, block.get(), y);
+      }
+  }
+
+  // Planes of a panel's outputs, (2, 2) for each tile, from what stands at the points.
+  void write(const Slab& slab, int64_t plane, int64_t planes, int64_t panel, const T* sums, int64_t pitch, T* block, T* y) const {
+    const int64_t width = this->width(panel), columns = grid_.out[2], first = 2 * slab.begin[1];
+    const int64_t rows = std::min(2 * slab.size[1], grid_.out[1] - first), a_channel = product(grid_.out);
+    for (int64_t p = 0, tile = 0; p < planes; ++p)
+      for (int64_t ty = 0; ty < slab.size[1]; ++ty)
+        for (int64_t tx = 0; tx < slab.size[2]; ++tx, ++tile)
+          for (int64_t j = 0; j < width; j += kLanes<T>) {
+            Vector<T> half[2][4];
+            for (int q = 0; q < 4; ++q) {
+              const T* at = sums + q * pitch + tile * width + j;
+              const Vector<T> a = load(at), b = load(at + 4 * pitch), c = load(at + 8 * pitch), d = load(at + 12 * pitch);
+              half[0][q] = a + b + c, half[1][q] = b - c - d;
+            }
+            for (int64_t i = 0; i < 2 && 2 * ty + i < rows; ++i) {
+              const auto [a, b, c, d] = half[i];
+              T* to = block + ((p * rows + 2 * ty + i) * columns + 2 * tx) * width + j;
+              store(to, a + b + c);
+              if (2 * tx + 1 < columns) store(to + width, b - c - d);
+            }
+          }
+    for (int64_t p = 0; p < planes; ++p) {
+      const int64_t image = slab.image + (plane + p) / slab.size[0], depth = slab.begin[0] + (plane + p) % slab.size[0];
+      T* to = y + (image * c_.out + panel * kTileColumns<T>)*a_channel + (depth * grid_.out[1] + first) * columns;
+      transpose(block + p * rows * columns * width, width, rows * columns, outputs(panel), to, a_channel);
+    }
+  }
+
+  const Channels& c_;
+  const Grid& grid_;
+  const Grid tiled_;
+  const Weights<T> weights_;
+  const std::vector<int64_t> depths_;
+  const Cut cut_;
+  const ChannelsLast<T> layout_;
+  const int64_t panels_;
+  const bool joined_;
+  const int64_t pitch_;
+};
 
 template <class T>
 void convolve(ffi::ThreadPool& pool, const Channels& c, const Grid& grid, const T* x, const T* w, T* y) {
-  const Grid tiled = tiles(grid);
-  const int64_t width = kTileColumns<T>, terms = c.in * grid.depths().size();
-  const Parts rows(c.out, kMostRows), blocks(rows.parts, kPanels);
-  const auto weights = at_points(pool, c, grid, w, rows);
-  const slabs::Layout<T> layout(tiled, c.batch, c.in, slabs::kMost, 2 * pool.num_threads());
-  const auto reads = layout.offsets(c.in);
-  std::vector<int32_t> offsets(terms);
-  for (int64_t k = 0; k < terms; ++k) offsets[k] = k * width;
-  // So many numbers of weights are read for a chunk of places that chunks must be larger the more there are.
-  const int64_t chunk = std::clamp(terms * c.out / kFewWeights, int64_t{1}, kTilesAtOnce) * width;
-  // Powers of two would put all points of a tile at one place of the cache.
-  const int64_t pitch = terms * chunk + 3 * kLanes<T>;
-  parallel(pool, layout.cut().slabs(), [&](int64_t task) {
-    const Slab slab = layout.cut().slab(task);
-    const auto input = memory<T>(c.in * layout.channel() + layout.kSlack + chunk), points = memory<T>(kPoints * pitch);
-    const auto sums = memory<T>(kPoints * kPanels * kMostRows * chunk);
-    layout.fill(slab, x, c.in, c.in, input.get());
-    for (int64_t at = 0, length = layout.whole(slab); at < length; at += chunk) {
-      const int64_t filled = std::min(chunk, (length - at + width - 1) / width * width);
-      for (int64_t k = 0; k < terms; ++k)
-        for (int64_t lane = 0; lane < filled; lane += kLanes<T>) {
-          Vector<T> v[4][4];
-          for (int i = 0; i < kPoints; ++i) v[i / 4][i % 4] = load(input.get() + at + lane + reads[k * kPoints + i]);
-          to_points<T>(v);
-          T* to = points.get() + lane / width * terms * width + k * width + lane % width;
-          for (int i = 0; i < kPoints; ++i) store(to + i * pitch, v[i / 4][i % 4]);
-        }
-      const auto written = runs(layout, slab, at, std::min(at + chunk, length));
-      for (int64_t b = 0; b < blocks.parts; ++b) {
-        const int64_t begin = rows.begin(blocks.begin(b)), end = rows.begin(blocks.begin(b + 1)), stride = (end - begin) * chunk;
-        for (int64_t i = 0; i < kPoints; ++i)
-          for (int64_t r = blocks.begin(b); r < blocks.begin(b + 1); ++r)
-            for (int64_t t = 0; t < filled; t += width)
-              kTiles<T>[rows.size(r) - 1](terms, weights.get() + (i* c.out + rows.begin(r))* terms, points.get() + i* pitch + t* terms,
-                                          offsets.data(), sums.get() + i* stride + (rows.begin(r) - begin)* chunk + t, chunk, false);
-        for (int64_t o = begin; o < end; ++o)
-          write(sums.get() + (o - begin) * chunk, stride, written, grid.out, c.out, y + o * product(grid.out));
-      }
-    }
-  });
+  Convolution<T>(pool, c, grid).run(pool, x, w, y);
 }
 
 }  // namespace jnn::winograd
