@@ -41,7 +41,7 @@ CASES = {
     "dilation and stride": (3, 3, 4, (9, 14), (3, 2), {"dilation": 2, "stride": (2, 3), "padding": 2}),
     "kernel of 1": (18, 18, 15, (5, 7), (1, 1), {}),
     "kernel of 1, stride": (18, 18, 15, (5, 7), (1, 1), {"stride": 2}),
-    "one element": (1, 1, 1, (1, 1), (1, 1), {}),
+    "one channel": (1, 1, 1, (1, 2), (1, 1), {}),
     "an image smaller than its kernel": (2, 2, 3, (2, 2), (3, 3), {"padding": 1}),
     "groups": (6, 2, 9, (5, 19), (3, 3), {"padding": 1, "groups": 3}),
     "large groups": (34, 17, 34, (6, 6), (3, 3), {"padding": 1, "groups": 2, "stride": 2}),
@@ -50,16 +50,23 @@ CASES = {
     "depthwise, many outputs": (2, 1, 8, (5, 7), (3, 3), {"groups": 2, "stride": 3, "padding": 1}),
     "one dimension": (4, 4, 17, (50,), (4,), {"padding": 2}),
     "one dimension, dilated groups": (4, 2, 6, (35,), (3,), {"padding": 2, "dilation": 3, "groups": 2}),
+    "many images in steps": (18, 18, 34, (5, 7), (3, 3), {"padding": 1, "stride": 2, "batch": 9}),
+    "many images of few rows": (17, 17, 20, (3, 2), (5, 3), {"padding": (2, 1), "batch": 17}),
+    "whole tiles": (33, 33, 40, (7, 9), (3, 3), {"padding": 1, "batch": 8}),
+    "more weights than tiles": (20, 20, 70, (4, 4), (3, 3), {"padding": 1, "batch": 3}),
+    "three dimensions, one depth": (17, 17, 18, (5, 6, 6), (1, 3, 3), {"padding": (0, 1, 1)}),
+    "three dimensions of channels": (17, 17, 18, (4, 5, 6), (3, 3, 3), {"padding": 1}),
     "three dimensions": (3, 3, 5, (4, 5, 6), (3, 3, 3), {"padding": 1}),
     "three dimensions, stride": (2, 2, 20, (5, 4, 7), (2, 3, 3), {"padding": 1, "stride": (1, 2, 2)}),
 }
 
 
-@pytest.mark.parametrize("form", ["", "patches", "slabs", "winograd", "channels"])
+@pytest.mark.parametrize("form", ["", "patches", "slabs", "winograd", "outputs", "channels"])
 @pytest.mark.parametrize(("channels", "per_group", "outputs", "sizes", "kernel", "options"), CASES.values(), ids=CASES)
 def test_every_form_of_a_convolution_is_its_definition(form, channels, per_group, outputs, sizes, kernel, options, rng, monkeypatch):
     monkeypatch.setattr(convolution, "_LIBRARY_FORM", form)
-    x, w = rng.standard_normal((3, channels, *sizes)), rng.standard_normal((outputs, per_group, *kernel))
+    options = dict(options)
+    x, w = rng.standard_normal((options.pop("batch", 3), channels, *sizes)), rng.standard_normal((outputs, per_group, *kernel))
     turned = rng.standard_normal((channels, outputs // options.get("groups", 1), *kernel))
     # One template makes both types: the exacter one tells of every form, and the other of those that are chosen.
     for dtype, rtol in [(np.float64, 1e-11), *([] if form else [(np.float32, 2e-4)])]:
@@ -99,6 +106,7 @@ def test_what_the_library_has_not_is_left_to_xla(rng):
     x, w = jnp.asarray(rng.standard_normal((2, 4, 9, 9)), jnp.complex64), jnp.asarray(rng.standard_normal((4, 4, 3, 3)), jnp.complex64)
     assert "jnn_conv" not in jax.jit(F.conv2d).lower(x, w).as_text()
     assert "jnn_conv" in jax.jit(F.conv2d).lower(x.real, w.real).as_text()
+    assert "jnn_conv" not in jax.jit(F.conv2d).lower(x.real[..., :3, :3], w.real).as_text()  # A matmul.
     exported = jax.export.export(jax.jit(F.conv2d))(x.real, w.real)
     assert "jnn_conv" not in exported.mlir_module()
 

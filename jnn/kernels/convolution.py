@@ -37,7 +37,7 @@ _CHANNELS = 16
 # up, are so many times as large as the kernel.
 _OUTPUTS_A_CHANNEL = 6
 _MOST_ZEROS = 1.7
-# The form that the library takes where it can, "patches", "slabs", "winograd" or "channels"; it chooses where none is named.
+# The form that the library takes where it can, "patches", "slabs", "winograd", "outputs" or "channels"; it chooses where none is named.
 _LIBRARY_FORM = ""
 
 
@@ -186,24 +186,30 @@ _library_by_input = _by_library("jnn_conv_by_input", lambda geometry, sizes, g, 
 _library_by_weight = _by_library("jnn_conv_by_weight", lambda geometry, kernel, g, x: _by_weight(geometry, g, x, kernel))
 
 
-def _mostly_weights(geometry: Geometry, g: Array | Like, w: Array | Like) -> bool:
-    """Whether weights are most of what is read: the library would put them in order first, and XLA's matmuls need not."""
-    return geometry.groups == 1 and not _LIBRARY_FORM and patches.no_more_than_outputs(g.shape[0], g.shape[2:], w.shape[0])
+def _is_product(geometry: Geometry, g: Array | Like) -> bool:
+    """Whether an image has one place, so that a convolution is a matmul, for which XLA need not put weights in order first."""
+    return geometry.groups == 1 and not _LIBRARY_FORM and math.prod(g.shape[2:]) == 1
+
+
+def _in_pieces(geometry: Geometry, w: Array | Like) -> bool:
+    """Whether outputs read pieces of the input that do not overlap, of few channels: its gradient is a matmul and a transposition."""
+    return tuple(w.shape[2:]) == geometry.stride and w.shape[1] < _CHANNELS and geometry.groups == 1 and not _LIBRARY_FORM
 
 
 def _value(geometry: Geometry, x: Array, w: Array) -> Array:
     sizes = geometry.sizes(x.shape[2:], w.shape[2:])
-    few = _mostly_weights(geometry, Like((x.shape[0], w.shape[0], *sizes), x.dtype), w)
-    return _forward(geometry, x, w) if few else _library_forward(geometry, sizes, x, w)
+    left = _is_product(geometry, Like((x.shape[0], w.shape[0], *sizes), x.dtype))
+    return _forward(geometry, x, w) if left else _library_forward(geometry, sizes, x, w)
 
 
 def _slope_by_input(geometry: Geometry, g: Array, w: Array, sizes: Ints) -> Array:
-    return _by_input(geometry, g, w, sizes) if _mostly_weights(geometry, g, w) else _library_by_input(geometry, sizes, g, w)
+    left = _is_product(geometry, g) or _in_pieces(geometry, w)
+    return _by_input(geometry, g, w, sizes) if left else _library_by_input(geometry, sizes, g, w)
 
 
 def _slope_by_weight(geometry: Geometry, g: Array, x: Array, w: Array | Like) -> Array:
     kernel = w.shape[2:]
-    return _by_weight(geometry, g, x, kernel) if _mostly_weights(geometry, g, w) else _library_by_weight(geometry, kernel, g, x)
+    return _by_weight(geometry, g, x, kernel) if _is_product(geometry, g) else _library_by_weight(geometry, kernel, g, x)
 
 
 _conv = bilinear(_value, lambda geometry, g, w, x: _slope_by_input(geometry, g, w, x.shape[2:]), _slope_by_weight)

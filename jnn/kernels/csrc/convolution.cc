@@ -9,6 +9,7 @@
 #include "correlation.h"
 #include "depthwise.h"
 #include "geometry.h"
+#include "outputs.h"
 #include "parallel.h"
 #include "patches.h"
 #include "slabs.h"
@@ -66,14 +67,32 @@ bool by_winograd(const Channels& c, const Grid& grid, int64_t channels) {
   return std::min(c.in, c.out) >= channels && kTransforms * 16 * tiles < 9.0 * grid.places[1] * grid.places[2];
 }
 
+// Whether lanes are outputs: in gradients by the input in steps; and of kernels of some size where patches would be cut out else.
 template <class T>
-void convolve(ffi::ThreadPool& pool, const Choice& choice, const Channels& c, Grid grid, const T* x, const T* w, T* y) {
-  if (choice.allows("channels", by_channel(c)) && c.in == 1 && grid.out_step == Ints{1, 1, 1})
-    return depthwise::convolve(pool, c, grid, depthwise::Plan<T>(grid), x, w, y);
-  if (!choice.exact && c.groups == 1 && winograd::fits(grid) && choice.allows("winograd", by_winograd(c, grid, kChannels)))
-    return winograd::convolve(pool, c, grid, x, w, y);
-  grid.flatten();
-  choice.allows("slabs", by_slabs<T>(c, grid)) ? slabs::convolve(pool, c, grid, x, w, y) : patches::convolve(pool, c, grid, x, w, y);
+bool by_outputs(const Channels& c, const std::vector<Grid>& grids) {
+  if (c.out < kChannels || (c.groups > 1 && c.out < 2 * kChannels)) return false;
+  if (grids.size() > 1) return true;
+  const Grid& grid = grids[0];
+  return c.in >= kChannels && grid.taps.size() > 8 && (grid.in_step != Ints{1, 1, 1} || !by_slabs<T>(c, grid));
+}
+
+// Outputs of one grid or, of a gradient by the input, of one for each phase of the stride.
+template <class T>
+void convolve(ffi::ThreadPool& pool, const Choice& choice, const Channels& c, const std::vector<Grid>& grids, const T* x, const T* w,
+              T* y) {
+  const bool read = std::any_of(grids.begin(), grids.end(), [](const Grid& grid) { return !grid.taps.empty(); });
+  const bool transformed = !choice.exact && c.groups == 1 && grids.size() == 1 && winograd::fits(grids[0]) &&
+                           choice.allows("winograd", by_winograd(c, grids[0], kChannels));
+  if (transformed) return winograd::convolve(pool, c, grids[0], x, w, y);
+  if (read && choice.allows("outputs", by_outputs<T>(c, grids))) return outputs::convolve(pool, c, grids, x, w, y);
+  for (Grid grid : grids) {
+    if (choice.allows("channels", by_channel(c)) && c.in == 1 && grid.out_step == Ints{1, 1, 1}) {
+      depthwise::convolve(pool, c, grid, depthwise::Plan<T>(grid), x, w, y);
+    } else {
+      grid.flatten();
+      choice.allows("slabs", by_slabs<T>(c, grid)) ? slabs::convolve(pool, c, grid, x, w, y) : patches::convolve(pool, c, grid, x, w, y);
+    }
+  }
 }
 
 template <class T>
@@ -108,7 +127,7 @@ ffi::Error forward(ffi::ThreadPool pool, Span stride, Span padding, Span dilatio
   const Grid grid = geometry.forward(spatial(x.dimensions()), spatial(y->dimensions()));
   return by_type(x.element_type(), [&](auto zero) {
     using T = decltype(zero);
-    convolve(pool, {form, exact}, channels, grid, data<T>(x), data<T>(w), data<T>(y));
+    convolve<T>(pool, {form, exact}, channels, {grid}, data<T>(x), data<T>(w), data<T>(y));
   });
 }
 
@@ -125,10 +144,12 @@ ffi::Error by_input(ffi::ThreadPool pool, Span stride, Span padding, Span dilati
       const Grid grid = geometry.whole_backward(from, to);
       return depthwise::convolve(pool, channels, grid, depthwise::Plan<T>(geometry, grid), data<T>(g), data<T>(w), data<T>(x));
     }
+    std::vector<Grid> grids;
     for (int64_t phase = 0; phase < product(s); ++phase) {
-      const Grid grid = geometry.backward(from, to, {phase / (s[1] * s[2]), phase / s[2] % s[1], phase % s[2]});
-      if (product(grid.places) > 0) convolve(pool, {form, exact}, channels, grid, data<T>(g), data<T>(w), data<T>(x));
+      grids.push_back(geometry.backward(from, to, {phase / (s[1] * s[2]), phase / s[2] % s[1], phase % s[2]}));
+      if (product(grids.back().places) == 0) grids.pop_back();
     }
+    convolve(pool, {form, exact}, channels, grids, data<T>(g), data<T>(w), data<T>(x));
   });
 }
 

@@ -113,16 +113,20 @@ void add_products(const Row& row, const Share& share, int64_t channels, const T*
   }
 }
 
-// The weights of an output from its sums, which stand in parts, `stride` apart.
+// The weights of an output from its sums, which stand in parts, `stride` apart: the first is where all are added up.
 template <class T>
-void gather(const Row& row, const Channels& c, const Grid& grid, int64_t parts, int64_t stride, const T* sums, T* w) {
-  const auto total = zeros<T>(row.width);
-  for (int64_t part = 0; part < parts; ++part)
-    for (int64_t j = 0; j < row.width; ++j) total[j] += sums[part * stride + j];
+void gather(const Row& row, const Channels& c, const Grid& grid, int64_t parts, int64_t stride, T* sums, T* w) {
+  for (int64_t part = 1; part < parts; ++part)
+    for (int64_t j = 0; j < row.width; ++j) sums[j] += sums[part * stride + j];
+  if (grid.taps.size() == 1) {
+    std::copy_n(sums, c.in, w);
+    return;
+  }
   for (const Columns& columns : row.columns)
-    for (int64_t t = 0; t < columns.taps; ++t)
-      for (int64_t channel = 0; channel < c.in; ++channel)
-        w[channel * grid.taps.size() + grid.taps[columns.first + t].index] = total[columns.at + t * c.in + channel];
+    for (int64_t t = 0; t < columns.taps; ++t) {
+      T* to = w + grid.taps[columns.first + t].index;
+      for (int64_t channel = 0; channel < c.in; ++channel) to[channel * grid.taps.size()] = sums[columns.at + t * c.in + channel];
+    }
 }
 
 // g (N, O, *places) and x (N, C, *in) give w (O, C / groups, *K).
@@ -160,7 +164,11 @@ void correlate(ffi::ThreadPool& pool, const Channels& c, const Grid& grid, const
       add_products(row, share, c.in, slopes.get(), keep ? input_of(s, group) : input.get(), offsets_of(slab, layout), own);
     }
   });
-  parallel(pool, all, [&](int64_t o) { gather(row, c, grid, parts.parts, all * row.width, sums.get() + o * row.width, w + o * a_weight); });
+  parallel(pool, c.groups * panels.parts, [&](int64_t i) {
+    const int64_t group = i / panels.parts, panel = i % panels.parts;
+    for (int64_t o = group * c.out + panels.begin(panel); o < group * c.out + panels.begin(panel + 1); ++o)
+      gather(row, c, grid, parts.parts, all * row.width, sums.get() + o * row.width, w + o * a_weight);
+  });
 }
 
 }  // namespace jnn::correlation

@@ -1,0 +1,263 @@
+// Convolutions whose lanes are outputs: products of patches, gathered from inputs that have their channels last, with weights.
+//
+// Patches are whole runs of channels, whatever the steps and however small the images; and what is written has channels last as well, so
+// that all phases of a gradient by the input are written at once.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <utility>
+#include <vector>
+
+#include "channels_last.h"
+#include "geometry.h"
+#include "matrices.h"
+#include "memory.h"
+#include "parallel.h"
+#include "products.h"
+#include "transpose.h"
+#include "vector.h"
+#include "weights.h"
+
+namespace jnn::outputs {
+
+// The most numbers of a slab's patches, which stay in the cache with the weights of some outputs.
+constexpr int64_t kMost = 1 << 16;
+constexpr int64_t kTasksAThread = 4;
+constexpr int64_t kChannelsAtOnce = 32;
+
+// Neighbours that a place reads, `length` numbers from the first on, which stand at `at` among all that it reads, and their row.
+struct Run {
+  int64_t from, length, at, row;
+};
+
+// The outputs that are one phase of the stride apart, and what they read.
+struct Phase {
+  Grid grid;
+  std::vector<Run> runs;
+  int64_t depth, weights;
+};
+
+template <class T>
+class Convolution {
+ public:
+  // The grids of all phases, which read the same inputs.
+  Convolution(ffi::ThreadPool& pool, const Channels& c, const std::vector<Grid>& grids)
+      : c_(c),
+        all_(joined(grids)),
+        cut_(cut(pool, c, all_)),
+        layout_(all_, c.in, cut_),
+        step_(grids[0].out_step),
+        panels_((c.out + kTileColumns<T> - 1) / kTileColumns<T>) {
+    for (const Grid& grid : grids) add(grid);
+  }
+
+  void run(ffi::ThreadPool& pool, const T* x, const T* w, T* y) const {
+    const int64_t slabs = cut_.slabs();
+    // Of weights and inputs those that are fewer are put in order for all tasks, the others for each task its own.
+    if (slabs * most_places() > c_.out) {
+      const auto factors = memory<T>(panels_ * panel_);
+      parallel(pool, panels_, [&](int64_t p) { fill(w, p, factors.get() + p * panel_); });
+      parallel(pool, slabs, [&](int64_t s) {
+        const auto own = memory<T>(most_patches());
+        gather(cut_.slab(s), x, own.get());
+        multiply(cut_.slab(s), own.get(), 0, panels_, factors.get(), y);
+      });
+    } else {
+      const auto all = memory<T>(slabs * most_patches());
+      parallel(pool, slabs, [&](int64_t s) { gather(cut_.slab(s), x, all.get() + s * most_patches()); });
+      parallel(pool, panels_, [&](int64_t p) {
+        const auto own = memory<T>(panel_);
+        fill(w, p, own.get());
+        for (int64_t s = 0; s < slabs; ++s) multiply(cut_.slab(s), all.get() + s * most_patches(), p, p + 1, own.get(), y);
+      });
+    }
+  }
+
+ private:
+  // One grid with the taps and the most places of all.
+  static Grid joined(const std::vector<Grid>& grids) {
+    Grid all = grids[0];
+    for (size_t i = 1; i < grids.size(); ++i) {
+      all.taps.insert(all.taps.end(), grids[i].taps.begin(), grids[i].taps.end());
+      for (int d = 0; d < 3; ++d) all.places[d] = std::max(all.places[d], grids[i].places[d]);
+    }
+    return all;
+  }
+
+  static Cut cut(ffi::ThreadPool& pool, const Channels& c, const Grid& all) {
+    auto numbers = [&](const Ints& size) { return product(size) * c.in * static_cast<int64_t>(all.taps.size()); };
+    return Cut(all.places, c.batch, std::max(kMost, numbers({1, 1, all.places[2]})), kTasksAThread * pool.num_threads(), numbers);
+  }
+
+  void add(const Grid& grid) {
+    Phase phase{grid, {}, 0, panel_};
+    std::sort(phase.grid.taps.begin(), phase.grid.taps.end(), [](const Tap& a, const Tap& b) { return a.offset < b.offset; });
+    for (const Tap& tap : phase.grid.taps) {
+      const Reach& reach = layout_.reach();
+      const int64_t from = layout_.at(tap.offset[0] - reach.low(0), tap.offset[1] - reach.low(1), tap.offset[2] - reach.low(2));
+      const bool next = !phase.runs.empty() && from == phase.runs.back().from + phase.runs.back().length;
+      if (!next) phase.runs.push_back({from, 0, phase.depth, tap.offset[1]});
+      phase.runs.back().length += c_.in, phase.depth += c_.in;
+    }
+    panel_ += phase.depth * kTileColumns<T>;
+    depth_ += whole(phase.depth);
+    phases_.push_back(phase);
+  }
+
+  static int64_t whole(int64_t numbers) { return (numbers + kLanes<T> - 1) / kLanes<T> * kLanes<T>; }
+  int64_t most_places() const { return cut_.most_images * product(cut_.size); }
+  int64_t most_patches() const { return most_places() * depth_; }
+  int64_t width(int64_t panel) const { return c_.out - panel * kTileColumns<T> > kLanes<T> ? kTileColumns<T> : kLanes<T>; }
+  int64_t outputs(int64_t panel) const { return std::min<int64_t>(kTileColumns<T>, c_.out - panel * kTileColumns<T>); }
+
+  // A panel's weights, by phase and by what its places read.
+  void fill(const T* w, int64_t panel, T* to) const {
+    const int64_t width = this->width(panel), kernel = c_.kernel();
+    const auto all = zeros<T>(kChannelsAtOnce * kernel * width);
+    for (int64_t begin = 0; begin < c_.in; begin += kChannelsAtOnce) {
+      const int64_t count = std::min(kChannelsAtOnce, c_.in - begin);
+      by_tap(c_, w + panel * kTileColumns<T> * c_.out_stride, begin, count, outputs(panel), all.get(), width);
+      for (const Phase& phase : phases_) {
+        T* out = to + phase.weights / kTileColumns<T> * width + begin * width;
+        for (const Tap& tap : phase.grid.taps) {
+          for (int64_t i = 0; i < count; ++i) std::copy_n(all.get() + (i * kernel + tap.index) * width, width, out + i * width);
+          out += c_.in * width;
+        }
+      }
+    }
+  }
+
+  // Places of a slab are counted by depth, by row, by image, by column: those of a product have few rows, and of what these read
+  // nothing may be inside the image.
+  Ints at(const Slab& slab, int64_t place, int64_t* image) const {
+    const int64_t row = place / slab.size[2] / slab.images;
+    *image = place / slab.size[2] % slab.images;
+    return {row / slab.size[1], row % slab.size[1], place % slab.size[2]};
+  }
+
+  // The terms of a product of some places that may be other than zero: from the first, at a run's begin, to the last.
+  std::pair<int64_t, int64_t> terms(const Slab& slab, const Phase& phase, int64_t begin, int64_t end) const {
+    const int64_t rows = slab.size[1], first = begin / slab.size[2] / slab.images, last = (end - 1) / slab.size[2] / slab.images;
+    const bool one = first / rows == last / rows;
+    const int64_t low = slab.begin[1] + (one ? first % rows : 0), high = slab.begin[1] + (one ? last % rows : rows - 1);
+    int64_t from = phase.depth, to = 0;
+    for (const Run& run : phase.runs) {
+      const int64_t step = phase.grid.in_step[1];
+      if (high * step + run.row < 0 || low * step + run.row >= phase.grid.in[1]) continue;
+      from = std::min(from, run.at), to = std::max(to, run.at + run.length);
+    }
+    return {std::min(from / kLanes<T> * kLanes<T>, to), to};
+  }
+
+  // What the places of a slab read, by phase, by rows of products in runs of a row's terms.
+  void gather(const Slab& slab, const T* x, T* to) const {
+    const auto input = memory<T>(layout_.numbers());
+    layout_.fill(slab, x, c_.in * c_.groups, input.get());
+    const Reach& reach = layout_.reach();
+    const int64_t places = slab.images * product(slab.size);
+    const Parts rows(places, kMostRows);
+    for (const Phase& phase : phases_) {
+      for (int64_t r = 0; r < rows.parts; ++r) {
+        const auto [first, last] = terms(slab, phase, rows.begin(r), rows.begin(r + 1));
+        for (int64_t i = 0; i < rows.size(r); ++i) {
+          int64_t image;
+          const Ints place = at(slab, rows.begin(r) + i, &image);
+          const T* from = input.get() + image * layout_.image() +
+                          layout_.at(place[0] * reach.step(0), place[1] * reach.step(1), place[2] * reach.step(2));
+          T* row = to + rows.begin(r) * whole(phase.depth) + i * kLanes<T>;
+          for (const Run& run : phase.runs)
+            if (run.at + run.length > first && run.at < last) copy(from + run.from, run.length, row, rows.size(r), run.at);
+        }
+      }
+      to += places * whole(phase.depth);
+    }
+  }
+
+  // `length` numbers as the terms of a row from `at` on.
+  static void copy(const T* from, int64_t length, T* row, int64_t rows, int64_t at) {
+    constexpr int64_t lanes = kLanes<T>;
+    if (at % lanes == 0) {
+      // What is written behind the last number is overwritten or no term.
+      for (T* to = row + at * rows; length > 0; length -= lanes, from += lanes, to += rows * lanes) store(to, load(from));
+      return;
+    }
+    while (length > 0) {
+      const int64_t within = at % lanes, count = std::min(length, lanes - within);
+      store_masked(row + (at - within) * rows + within, load(from), between(0, count), 1);
+      from += count, at += count, length -= count;
+    }
+  }
+
+  // The outputs of a slab, of some panels.
+  void multiply(const Slab& slab, const T* patches, int64_t begin, int64_t end, const T* factors, T* y) const {
+    const int64_t places = slab.images * product(slab.size);
+    const Parts rows(places, kMostRows);
+    const auto sums = memory<T>(kMostRows * kTileColumns<T>), block = memory<T>(product(step_) * places * kTileColumns<T>);
+    for (int64_t panel = begin; panel < end; ++panel) {
+      const int64_t width = this->width(panel);
+      const auto& kernels = width > kLanes<T> ? kPanels<T, kTileVectors> : kNarrowPanels<T>;
+      const T* own = factors + (panel - begin) * panel_;
+      const T* left = patches;
+      for (const Phase& phase : phases_) {
+        const T* right = own + phase.weights / kTileColumns<T> * width;
+        for (int64_t r = 0; r < rows.parts; ++r) {
+          const auto [first, last] = terms(slab, phase, rows.begin(r), rows.begin(r + 1));
+          kernels[rows.size(r) - 1](last - first, left + rows.begin(r) * whole(phase.depth) + first * rows.size(r), right + first * width,
+                                    sums.get(), width, false);
+          place(slab, phase.grid, rows.begin(r), rows.size(r), width, sums.get(), block.get());
+        }
+        left += places * whole(phase.depth);
+      }
+      write(slab, panel, block.get(), y);
+    }
+  }
+
+  Ints extent(const Slab& slab) const {
+    Ints sizes;
+    for (int d = 0; d < 3; ++d) sizes[d] = std::min(slab.size[d] * step_[d], all_.out[d] - slab.begin[d] * step_[d]);
+    return sizes;
+  }
+
+  // Sums of a phase's places, from `begin` on, where they stand among those of the slab.
+  void place(const Slab& slab, const Grid& grid, int64_t begin, int64_t count, int64_t width, const T* sums, T* block) const {
+    const Ints sizes = extent(slab);
+    for (int64_t i = 0; i < count; ++i) {
+      int64_t image;
+      Ints to = at(slab, begin + i, &image);
+      for (int d = 0; d < 3; ++d) to[d] = to[d] * step_[d] + grid.first[d];
+      if (to[0] < sizes[0] && to[1] < sizes[1] && to[2] < sizes[2])
+        std::copy_n(sums + i * width, width, block + (((image * sizes[0] + to[0]) * sizes[1] + to[1]) * sizes[2] + to[2]) * width);
+    }
+  }
+
+  void write(const Slab& slab, int64_t panel, const T* block, T* y) const {
+    const Ints sizes = extent(slab);
+    const int64_t width = this->width(panel), plane = sizes[1] * sizes[2], a_channel = product(all_.out);
+    for (int64_t i = 0; i < slab.images * sizes[0]; ++i) {
+      const int64_t image = slab.image + i / sizes[0], depth = slab.begin[0] * step_[0] + i % sizes[0];
+      T* to = y + (image * c_.groups * c_.out + panel * kTileColumns<T>)*a_channel +
+              (depth * all_.out[1] + slab.begin[1] * step_[1]) * all_.out[2];
+      transpose(block + i * plane * width, width, plane, outputs(panel), to, a_channel);
+    }
+  }
+
+  const Channels& c_;
+  const Grid all_;
+  const Cut cut_;
+  const ChannelsLast<T> layout_;
+  const Ints step_;
+  const int64_t panels_;
+  std::vector<Phase> phases_;
+  // Numbers of a panel of weights, and terms of a place.
+  int64_t panel_ = 0, depth_ = 0;
+};
+
+template <class T>
+void convolve(ffi::ThreadPool& pool, const Channels& c, const std::vector<Grid>& grids, const T* x, const T* w, T* y) {
+  const Convolution<T> convolution(pool, c, grids);
+  for (int64_t group = 0; group < c.groups; ++group)
+    convolution.run(pool, x + group * c.in * product(grids[0].in), w + group * c.group_stride, y + group * c.out * product(grids[0].out));
+}
+
+}  // namespace jnn::outputs
