@@ -9,6 +9,7 @@
 #include "memory.h"
 #include "parallel.h"
 #include "products.h"
+#include "tasks.h"
 #include "vector.h"
 
 namespace jnn::depthwise {
@@ -104,6 +105,8 @@ template <class T>
 void convolve(ffi::ThreadPool& pool, const Channels& c, const Grid& grid, const Plan<T>& plan, const T* x, const T* w, T* y) {
   const int64_t taps = grid.taps.size(), wanted = kTasksAThread * pool.num_threads();
   const Parts images(c.batch, std::clamp(c.batch * c.groups / wanted, int64_t{1}, c.batch));
+  const bool past = past_cache<T>(c.batch * c.groups * c.out * product(grid.places));
+  const Mask whole = between(0, kLanes<T>);
   parallel(pool, images.parts * c.groups, [&](int64_t task) {
     const int64_t group = task % c.groups, part = task / c.groups;
     const auto factors = memory<T>(taps);
@@ -115,7 +118,8 @@ void convolve(ffi::ThreadPool& pool, const Channels& c, const Grid& grid, const 
         for (int64_t v = 0; v < plan.vectors(); ++v) {
           Vector<T> sum{};
           plan.read(image, v, [&](int64_t tap, Vector<T> value) { sum += broadcast(factors[tap]) * value; });
-          store_masked(out + plan.place(v), sum, plan.own(v), 1);
+          if (past && plan.own(v) == whole) stream(out + plan.place(v), sum);
+          else store_masked(out + plan.place(v), sum, plan.own(v), 1);
         }
       }
     }

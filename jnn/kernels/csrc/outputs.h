@@ -15,6 +15,7 @@
 #include "memory.h"
 #include "parallel.h"
 #include "products.h"
+#include "tasks.h"
 #include "transpose.h"
 #include "vector.h"
 #include "weights.h"
@@ -48,7 +49,7 @@ class Convolution {
         cut_(cut(pool, c, all_)),
         layout_(all_, c.in, cut_),
         step_(grids[0].out_step),
-        panels_((c.out + kTileColumns<T> - 1) / kTileColumns<T>) {
+        panels_((c.out + kTileColumns<T> - 1) / kTileColumns<T>), past_(past_cache<T>(c.batch * c.groups * c.out * product(all_.out))) {
     for (const Grid& grid : grids) add(grid);
   }
 
@@ -238,7 +239,7 @@ class Convolution {
       const int64_t image = slab.image + i / sizes[0], depth = slab.begin[0] * step_[0] + i % sizes[0];
       T* to = y + (image * c_.groups * c_.out + panel * kTileColumns<T>)*a_channel +
               (depth * all_.out[1] + slab.begin[1] * step_[1]) * all_.out[2];
-      transpose(block + i * plane * width, width, plane, outputs(panel), to, a_channel);
+      transpose(block + i * plane * width, width, plane, outputs(panel), to, a_channel, 1, past_);
     }
   }
 
@@ -248,6 +249,7 @@ class Convolution {
   const ChannelsLast<T> layout_;
   const Ints step_;
   const int64_t panels_;
+  const bool past_;
   std::vector<Phase> phases_;
   // Numbers of a panel of weights, and terms of a place.
   int64_t panel_ = 0, depth_ = 0;

@@ -8,6 +8,7 @@
 #include <thread>
 #include <vector>
 
+#include "lanes.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace jnn {
@@ -35,17 +36,18 @@ void together(ffi::ThreadPool& pool, int64_t members, const Work& work) {
   while (state->running.load()) std::this_thread::yield();
 }
 
-// Calls run(0), ..., run(tasks - 1) on the caller and on threads of the pool that come to it.
+// Calls run(0), ..., run(tasks - 1) on the caller and on threads of the pool that come to it. What they stream is there afterwards.
 template <class Run>
 void parallel(ffi::ThreadPool& pool, int64_t tasks, const Run& run) {
   const int64_t members = std::min(tasks, pool.num_threads());
   if (members < 2) {
     for (int64_t i = 0; i < tasks; ++i) run(i);
-    return;
+    return streamed();
   }
   std::atomic<int64_t> next{0};
   together(pool, members, [&](int64_t) {
     for (int64_t i; (i = next.fetch_add(1)) < tasks;) run(i);
+    streamed();
   });
 }
 

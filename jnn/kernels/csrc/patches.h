@@ -9,6 +9,7 @@
 #include "memory.h"
 #include "parallel.h"
 #include "products.h"
+#include "tasks.h"
 #include "vector.h"
 #include "weights.h"
 
@@ -67,12 +68,14 @@ class Block {
     for (int64_t slot : gaps_) store(to + slot, Vector<T>{});
   }
 
-  // The places' values, one by one, into the channel of the output that begins at `channel`.
-  void write(const T* from, T* channel, int64_t out_channels) const {
+  // The places' values, one by one, into the channel of the output that begins at `channel`; `past` the cache where they can be.
+  void write(const T* from, T* channel, int64_t out_channels, bool past) const {
+    const int64_t step = grid_.out_step[2];
     for (const Run& run : runs_) {
       int64_t to = run.image * out_channels;
       for (int d = 0; d < 3; ++d) to = to * grid_.out[d] + grid_.first[d] + run.place[d] * grid_.out_step[d];
-      store_masked(channel + to, load(from + run.at), between(0, run.count), grid_.out_step[2]);
+      if (past && step == 1 && run.count == kLanes<T>) stream(channel + to, load(from + run.at));
+      else store_masked(channel + to, load(from + run.at), between(0, run.count), step);
     }
   }
 
@@ -114,6 +117,7 @@ void convolve(ffi::ThreadPool& pool, const Channels& c, const Grid& grid, const 
                 most_rows = std::min(c.out, (rows.parts / unit_rows.parts + 1) * kMostRows);
   std::vector<int32_t> offsets(std::min(depth, kDepth));
   for (size_t k = 0; k < offsets.size(); ++k) offsets[k] = k * width;
+  const bool past = past_cache<T>(c.batch * c.groups * c.out * out_size);
   parallel(pool, blocks * unit_tasks.parts, [&](int64_t task) {
     const int64_t begin = task / unit_tasks.parts * block_size, end = std::min(begin + block_size, places), part = task % unit_tasks.parts;
     const int64_t tiles = (end - begin + width - 1) / width;
@@ -136,7 +140,7 @@ void convolve(ffi::ThreadPool& pool, const Channels& c, const Grid& grid, const 
         }
       }
       for (int64_t o = row; o < rows.begin(last); ++o)
-        block.write(sums.get() + (o - row) * block_size, y + (group * c.out + o) * out_size, c.groups * c.out);
+        block.write(sums.get() + (o - row) * block_size, y + (group * c.out + o) * out_size, c.groups * c.out, past);
     }
   });
 }

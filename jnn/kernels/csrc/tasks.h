@@ -12,8 +12,8 @@ namespace jnn {
 
 // A task has so many numbers at least.
 constexpr int64_t kTask = 32768;
-// Larger results than this are written past the cache: 2 / 3 of the time of 32 MiB.
-constexpr int64_t kPastCache = 16 << 20;
+// Larger results than this are written past the cache: 2 / 3 of the time.
+constexpr int64_t kPastCache = 4 << 20;
 
 template <class T>
 inline bool past_cache(int64_t size) {
@@ -24,10 +24,7 @@ inline bool past_cache(int64_t size) {
 template <class Run>
 void by_task(ffi::ThreadPool& pool, int64_t items, int64_t size, int64_t least, const Run& run) {
   const Parts parts(items, std::max({int64_t{1}, least, kTask / size}));
-  parallel(pool, parts.parts, [&](int64_t task) {
-    run(parts.begin(task), parts.begin(task + 1));
-    streamed();
-  });
+  parallel(pool, parts.parts, [&](int64_t task) { run(parts.begin(task), parts.begin(task + 1)); });
 }
 
 }  // namespace jnn

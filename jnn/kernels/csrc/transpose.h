@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <utility>
 
+#include "lanes.h"
 #include "vector.h"
 
 namespace jnn {
@@ -27,9 +28,9 @@ inline void transpose_square(Vector<T>* rows) {
   if constexpr (half > 1) transpose_square<T, half / 2>(rows);
 }
 
-// to[j * to_pitch + i] = from[i * from_pitch + j * step] for i < rows and j < columns.
+// to[j * to_pitch + i] = from[i * from_pitch + j * step] for i < rows and j < columns, `past` the cache or not.
 template <class T>
-void transpose(const T* from, int64_t from_pitch, int64_t rows, int64_t columns, T* to, int64_t to_pitch, int64_t step = 1) {
+void transpose(const T* from, int64_t from_pitch, int64_t rows, int64_t columns, T* to, int64_t to_pitch, int64_t step = 1, bool past = false) {
   constexpr int64_t lanes = kLanes<T>;
   for (int64_t i = 0; i < rows; i += lanes) {
     const int64_t height = std::min(lanes, rows - i);
@@ -45,7 +46,7 @@ void transpose(const T* from, int64_t from_pitch, int64_t rows, int64_t columns,
       transpose_square<T>(square);
       T* column = to + j * to_pitch + i;
       if (height == lanes) {
-        for (int64_t c = 0; c < width; ++c) store(column + c * to_pitch, square[c]);
+        for (int64_t c = 0; c < width; ++c) past ? stream(column + c * to_pitch, square[c]) : store(column + c * to_pitch, square[c]);
       } else {
         for (int64_t c = 0; c < width; ++c) store_masked(column + c * to_pitch, square[c], between(0, height), 1);
       }

@@ -17,6 +17,7 @@
 #include "memory.h"
 #include "parallel.h"
 #include "products.h"
+#include "tasks.h"
 #include "transpose.h"
 #include "vector.h"
 #include "weights.h"
@@ -157,7 +158,7 @@ class Convolution {
         cut_(Reach(tiled_).cut(tiled_, c.batch, c.in, kMost, kTasksAThread * pool.num_threads())),
         layout_(tiled_, c.in, cut_),
         panels_((c.out + kTileColumns<T> - 1) / kTileColumns<T>),
-        joined_(depths_.size() == 1),
+        joined_(depths_.size() == 1), past_(past_cache<T>(c.batch * c.out * product(grid.out))),
         pitch_(apart<T>(most_tiles() * channels())) {}
 
   void run(ffi::ThreadPool& pool, const T* x, const T* w, T* y) const {
@@ -255,7 +256,7 @@ class Convolution {
     for (int64_t p = 0; p < planes; ++p) {
       const int64_t image = slab.image + (plane + p) / slab.size[0], depth = slab.begin[0] + (plane + p) % slab.size[0];
       T* to = y + (image * c_.out + panel * kTileColumns<T>)*a_channel + (depth * grid_.out[1] + first) * columns;
-      transpose(block + p * rows * columns * width, width, rows * columns, outputs(panel), to, a_channel);
+      transpose(block + p * rows * columns * width, width, rows * columns, outputs(panel), to, a_channel, 1, past_);
     }
   }
 
@@ -267,7 +268,7 @@ class Convolution {
   const Cut cut_;
   const ChannelsLast<T> layout_;
   const int64_t panels_;
-  const bool joined_;
+  const bool joined_, past_;
   const int64_t pitch_;
 };
 
