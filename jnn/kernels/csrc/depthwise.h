@@ -104,17 +104,19 @@ class Plan {
 template <class T>
 void convolve(ffi::ThreadPool& pool, const Channels& c, const Grid& grid, const Plan<T>& plan, const T* x, const T* w, T* y) {
   const int64_t taps = grid.taps.size(), wanted = kTasksAThread * pool.num_threads();
-  const Parts images(c.batch, std::clamp(c.batch * c.groups / wanted, int64_t{1}, c.batch));
+  const Parts groups(c.groups, std::max<int64_t>(1, c.groups / wanted)),
+      images(c.batch, std::clamp(c.batch * groups.parts / wanted, int64_t{1}, c.batch));
   const bool past = past_cache<T>(c.batch * c.groups * c.out * product(grid.places));
   const Mask whole = between(0, kLanes<T>);
-  parallel(pool, images.parts * c.groups, [&](int64_t task) {
-    const int64_t group = task % c.groups, part = task / c.groups;
+  parallel(pool, images.parts * groups.parts, [&](int64_t task) {
+    const int64_t part = task % groups.parts, share = task / groups.parts;
     const auto factors = memory<T>(taps);
-    for (int64_t o = 0; o < c.out; ++o) {
-      for (int64_t t = 0; t < taps; ++t) factors[t] = w[group * c.group_stride + o * c.out_stride + grid.taps[t].index];
-      for (int64_t n = images.begin(part); n < images.begin(part + 1); ++n) {
+    for (int64_t channel = groups.begin(part) * c.out; channel < groups.begin(part + 1) * c.out; ++channel) {
+      const int64_t group = channel / c.out;
+      for (int64_t t = 0; t < taps; ++t) factors[t] = w[group * c.group_stride + channel % c.out * c.out_stride + grid.taps[t].index];
+      for (int64_t n = images.begin(share); n < images.begin(share + 1); ++n) {
         const T* image = x + (n * c.groups + group) * product(grid.in);
-        T* out = y + ((n * c.groups + group) * c.out + o) * product(grid.places);
+        T* out = y + (n * c.groups * c.out + channel) * product(grid.places);
         for (int64_t v = 0; v < plan.vectors(); ++v) {
           Vector<T> sum{};
           plan.read(image, v, [&](int64_t tap, Vector<T> value) { sum += broadcast(factors[tap]) * value; });
@@ -130,19 +132,22 @@ void convolve(ffi::ThreadPool& pool, const Channels& c, const Grid& grid, const 
 template <class T>
 void correlate(ffi::ThreadPool& pool, const Channels& c, const Grid& grid, const T* g, const T* x, T* w) {
   const Plan<T> plan(grid);
-  const int64_t taps = grid.taps.size();
-  parallel(pool, c.groups * c.out, [&](int64_t o) {
+  const int64_t taps = grid.taps.size(), all = c.groups * c.out;
+  const Parts parts(all, std::max<int64_t>(1, all / (kTasksAThread * pool.num_threads())));
+  parallel(pool, parts.parts, [&](int64_t task) {
     const auto sums = memory<Vector<T>>(taps);
-    std::fill(sums.get(), sums.get() + taps, Vector<T>{});
-    for (int64_t n = 0; n < c.batch; ++n) {
-      const T* image = x + (n * c.groups + o / c.out) * product(grid.in);
-      const T* slopes = g + (n * c.groups * c.out + o) * product(grid.places);
-      for (int64_t v = 0; v < plan.vectors(); ++v) {
-        const Vector<T> slope = load_masked(slopes + plan.place(v), plan.own(v), 1);
-        plan.read(image, v, [&](int64_t tap, Vector<T> value) { sums[tap] += slope * value; });
+    for (int64_t o = parts.begin(task); o < parts.begin(task + 1); ++o) {
+      std::fill_n(sums.get(), taps, Vector<T>{});
+      for (int64_t n = 0; n < c.batch; ++n) {
+        const T* image = x + (n * c.groups + o / c.out) * product(grid.in);
+        const T* slopes = g + (n * all + o) * product(grid.places);
+        for (int64_t v = 0; v < plan.vectors(); ++v) {
+          const Vector<T> slope = load_masked(slopes + plan.place(v), plan.own(v), 1);
+          plan.read(image, v, [&](int64_t tap, Vector<T> value) { sums[tap] += slope * value; });
+        }
       }
+      for (int64_t t = 0; t < taps; ++t) w[o * taps + grid.taps[t].index] = total<T>(sums[t]);
     }
-    for (int64_t t = 0; t < taps; ++t) w[o * taps + grid.taps[t].index] = total<T>(sums[t]);
   });
 }
 
