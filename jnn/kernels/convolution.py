@@ -186,9 +186,17 @@ _library_by_input = _by_library("jnn_conv_by_input", lambda geometry, sizes, g, 
 _library_by_weight = _by_library("jnn_conv_by_weight", lambda geometry, kernel, g, x: _by_weight(geometry, g, x, kernel))
 
 
-def _is_product(geometry: Geometry, g: Array | Like) -> bool:
-    """Whether an image has one place, so that a convolution is a matmul, for which XLA need not put weights in order first."""
-    return geometry.groups == 1 and not _LIBRARY_FORM and math.prod(g.shape[2:]) == 1
+def _is_linear(geometry: Geometry, sizes: Sequence[int], w: Array | Like) -> bool:
+    """Whether the kernel covers all of an input with spatial ``sizes``: each output is a number, and a convolution a matmul."""
+    kernel, none = tuple(w.shape[2:]), ((0, 0),) * len(sizes)
+    near = max(geometry.dilation) == 1 or max(kernel) == 1
+    return tuple(sizes) == kernel and geometry.padding == none and near and geometry.groups == 1 and not _LIBRARY_FORM
+
+
+def _product(a: Array, b: Array, over: tuple[int, int], shape: Sequence[int]) -> Array:
+    """Of the arrays as matrices, summed over an axis of each."""
+    a, b = (x.reshape(x.shape[0], -1) for x in (a, b))
+    return lax.dot_general(a, b, (((over[0],), (over[1],)), ((), ()))).reshape(shape)
 
 
 def _in_pieces(geometry: Geometry, w: Array | Like) -> bool:
@@ -198,18 +206,21 @@ def _in_pieces(geometry: Geometry, w: Array | Like) -> bool:
 
 def _value(geometry: Geometry, x: Array, w: Array) -> Array:
     sizes = geometry.sizes(x.shape[2:], w.shape[2:])
-    left = _is_product(geometry, Like((x.shape[0], w.shape[0], *sizes), x.dtype))
-    return _forward(geometry, x, w) if left else _library_forward(geometry, sizes, x, w)
+    if _is_linear(geometry, x.shape[2:], w):
+        return _product(x, w, (1, 1), (x.shape[0], w.shape[0], *sizes))
+    return _library_forward(geometry, sizes, x, w)
 
 
 def _slope_by_input(geometry: Geometry, g: Array, w: Array, sizes: Ints) -> Array:
-    left = _is_product(geometry, g) or _in_pieces(geometry, w)
-    return _by_input(geometry, g, w, sizes) if left else _library_by_input(geometry, sizes, g, w)
+    if _is_linear(geometry, sizes, w):
+        return _product(g, w, (1, 0), (g.shape[0], w.shape[1], *sizes))
+    return _by_input(geometry, g, w, sizes) if _in_pieces(geometry, w) else _library_by_input(geometry, sizes, g, w)
 
 
 def _slope_by_weight(geometry: Geometry, g: Array, x: Array, w: Array | Like) -> Array:
-    kernel = w.shape[2:]
-    return _by_weight(geometry, g, x, kernel) if _is_product(geometry, g) else _library_by_weight(geometry, kernel, g, x)
+    if _is_linear(geometry, x.shape[2:], w):
+        return _product(g, x, (0, 0), w.shape)
+    return _library_by_weight(geometry, w.shape[2:], g, x)
 
 
 _conv = bilinear(_value, lambda geometry, g, w, x: _slope_by_input(geometry, g, w, x.shape[2:]), _slope_by_weight)

@@ -70,10 +70,11 @@ bool by_winograd(const Channels& c, const Grid& grid, int64_t channels) {
 // Whether lanes are outputs: in gradients by the input in steps; and of kernels of some size where patches would be cut out else.
 template <class T>
 bool by_outputs(const Channels& c, const std::vector<Grid>& grids) {
-  if (c.out < kChannels || (c.groups > 1 && c.out < 2 * kChannels)) return false;
-  if (grids.size() > 1) return true;
+  const bool phases = grids.size() > 1, grouped = c.groups > 1;
+  if (phases) return c.out >= (grouped ? kChannels / 4 : kChannels);
   const Grid& grid = grids[0];
-  return c.in >= kChannels && grid.taps.size() > 8 && (grid.in_step != Ints{1, 1, 1} || !by_slabs<T>(c, grid));
+  if (std::min(c.in, c.out) < kChannels || grid.taps.size() < 9) return false;
+  return grouped || grid.in_step != Ints{1, 1, 1} || !by_slabs<T>(c, grid);
 }
 
 // Outputs of one grid or, of a gradient by the input, of one for each phase of the stride.

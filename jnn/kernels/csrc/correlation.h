@@ -24,6 +24,9 @@ constexpr int64_t kMost = 1 << 17, kPlaces = 512;
 // The batch is summed up in so many parts at most, of so many numbers in all and of so many terms each: none depends on the threads, and
 // so no sum does.
 constexpr int64_t kParts = 16, kMostSums = 1 << 22, kTerms = 1024;
+// So much wider may products be by what fills columns up before what places read is copied, so many of them at a time.
+constexpr double kFilled = 1.2;
+constexpr int64_t kPacked = 128;
 // The most numbers of inputs that are put in order for all tasks at once.
 constexpr int64_t kMostKept = 1 << 23;
 constexpr int64_t kTasksAThread = 4;
@@ -94,22 +97,52 @@ struct Row {
   int64_t width;
 };
 
-// Adds the products of a slab to the share's sums, (outputs, row.width).
+// The columns side by side, for products that would be filled up for the most part else: what places read is copied to that end.
 template <class T>
-void add_products(const Row& row, const Share& share, int64_t channels, const T* slopes, const T* input,
+Row packed(Row row, int64_t channels) {
+  int64_t at = 0;
+  for (Columns& run : row.columns) run.at = at, at += run.taps * channels;
+  row.width = (at + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
+  return row;
+}
+
+// Adds the products of `terms` of a slab's places, from the k-th on, to the share's sums, (outputs, width).
+template <class T>
+void add_product(const Share& share, int64_t places, int64_t k, int64_t terms, const T* slopes, const T* input, const int32_t* offsets,
+                 int64_t columns, T* sums, int64_t width) {
+  for (int64_t j = 0; j < columns; j += kTileColumns<T>) {
+    const auto& tiles = columns - j > kLanes<T> ? kTiles<T> : kNarrowTiles<T>;
+    for (int64_t r = share.first; r < share.last; ++r) {
+      const int64_t count = share.panels.size(r);
+      tiles[count - 1](terms, slopes + share.row(r) * places + k * count, count, input + j, offsets, sums + share.row(r) * width + j, width,
+                       true);
+    }
+  }
+}
+
+// Adds those of a slab to the share's sums, (outputs, row.width).
+template <class T>
+void add_products(const Row& row, bool pack, const Share& share, int64_t channels, const T* slopes, const T* input,
                   const std::vector<int32_t>& offsets, T* sums) {
   const int64_t places = offsets.size();
-  for (int64_t k = 0; k < places; k += kPlaces) {
-    const int64_t terms = std::min(kPlaces, places - k);
-    for (const Columns& columns : row.columns)
-      for (int64_t j = 0, end = columns.taps * channels; j < end; j += kTileColumns<T>) {
-        const auto& tiles = end - j > kLanes<T> ? kTiles<T> : kNarrowTiles<T>;
-        for (int64_t r = share.first; r < share.last; ++r) {
-          const int64_t count = share.panels.size(r);
-          tiles[count - 1](terms, slopes + share.row(r) * places + k * count, count, input + columns.from + j, offsets.data() + k,
-                           sums + share.row(r) * row.width + columns.at + j, row.width, true);
-        }
-      }
+  if (!pack) {
+    for (int64_t k = 0; k < places; k += kPlaces)
+      for (const Columns& run : row.columns)
+        add_product(share, places, k, std::min(kPlaces, places - k), slopes, input + run.from, offsets.data() + k, run.taps * channels,
+                    sums + run.at, row.width);
+    return;
+  }
+  const auto patches = memory<T>(kPacked * row.width + kLanes<T>);
+  std::vector<int32_t> own(kPacked);
+  for (int64_t k = 0; k < kPacked; ++k) own[k] = k * row.width;
+  for (int64_t k = 0; k < places; k += kPacked) {
+    const int64_t terms = std::min(kPacked, places - k);
+    // What is written behind the last number of a run is overwritten.
+    for (int64_t i = 0; i < terms; ++i)
+      for (const Columns& run : row.columns)
+        for (int64_t j = 0; j < run.taps * channels; j += kLanes<T>)
+          store(patches.get() + i * row.width + run.at + j, load(input + offsets[k + i] + run.from + j));
+    add_product(share, places, k, terms, slopes, patches.get(), own.data(), row.width, sums, row.width);
   }
 }
 
@@ -138,6 +171,9 @@ void correlate(ffi::ThreadPool& pool, const Channels& c, const Grid& grid, const
   const ChannelsLast<T> layout(grid, c.in, cut);
   Row row;
   row.columns = columns_of(grid, layout, c.in, &row.width);
+  const Row side_by_side = packed<T>(row, c.in);
+  const bool pack = row.width > kFilled * side_by_side.width;
+  if (pack) row = side_by_side;
   const Parts parts(cut.slabs(), (cut.slabs() + wanted - 1) / wanted), panels(c.out, kMostRows);
   const int64_t tasks_wanted = kTasksAThread * pool.num_threads();
   const Parts shares(panels.parts, std::clamp(panels.parts * c.groups * parts.parts / tasks_wanted, int64_t{1}, panels.parts));
@@ -161,7 +197,7 @@ void correlate(ffi::ThreadPool& pool, const Channels& c, const Grid& grid, const
       const Slab slab = cut.slab(s);
       if (!keep) fill(s, group, input.get());
       order(grid, slab, share, g + group * c.out * product(grid.places), all, slopes.get());
-      add_products(row, share, c.in, slopes.get(), keep ? input_of(s, group) : input.get(), offsets_of(slab, layout), own);
+      add_products(row, pack, share, c.in, slopes.get(), keep ? input_of(s, group) : input.get(), offsets_of(slab, layout), own);
     }
   });
   parallel(pool, c.groups * panels.parts, [&](int64_t i) {

@@ -44,38 +44,58 @@ class Convolution {
  public:
   // The grids of all phases, which read the same inputs.
   Convolution(ffi::ThreadPool& pool, const Channels& c, const std::vector<Grid>& grids)
-      : c_(c),
+      : one_(c),
+        share_(share(c)),
+        c_(of(c, share_)),
         all_(joined(grids)),
-        cut_(cut(pool, c, all_)),
-        layout_(all_, c.in, cut_),
+        cut_(cut(pool, c_, all_)),
+        layout_(all_, c_.in, cut_),
         step_(grids[0].out_step),
-        panels_((c.out + kTileColumns<T> - 1) / kTileColumns<T>), past_(past_cache<T>(c.batch * c.groups * c.out * product(all_.out))) {
+        panels_((c_.out + kTileColumns<T> - 1) / kTileColumns<T>),
+        past_(past_cache<T>(c.batch * c.groups * c.out * product(all_.out))) {
     for (const Grid& grid : grids) add(grid);
   }
 
   void run(ffi::ThreadPool& pool, const T* x, const T* w, T* y) const {
-    const int64_t slabs = cut_.slabs();
+    const int64_t slabs = cut_.slabs(), tasks = slabs * c_.groups, panels = panels_ * c_.groups;
     // Of weights and inputs those that are fewer are put in order for all tasks, the others for each task its own.
     if (slabs * most_places() > c_.out) {
-      const auto factors = memory<T>(panels_ * panel_);
-      parallel(pool, panels_, [&](int64_t p) { fill(w, p, factors.get() + p * panel_); });
-      parallel(pool, slabs, [&](int64_t s) {
+      const auto factors = memory<T>(panels * panel_);
+      parallel(pool, panels, [&](int64_t p) { fill(w, p / panels_, p % panels_, factors.get() + p * panel_); });
+      parallel(pool, tasks, [&](int64_t task) {
+        const int64_t group = task % c_.groups;
+        const Slab slab = cut_.slab(task / c_.groups);
         const auto own = memory<T>(most_patches());
-        gather(cut_.slab(s), x, own.get());
-        multiply(cut_.slab(s), own.get(), 0, panels_, factors.get(), y);
+        gather(slab, x, group, own.get());
+        multiply(slab, own.get(), group, 0, panels_, factors.get() + group * panels_ * panel_, y);
       });
     } else {
-      const auto all = memory<T>(slabs * most_patches());
-      parallel(pool, slabs, [&](int64_t s) { gather(cut_.slab(s), x, all.get() + s * most_patches()); });
-      parallel(pool, panels_, [&](int64_t p) {
+      const auto all = memory<T>(tasks * most_patches());
+      auto patches = [&](int64_t slab, int64_t group) { return all.get() + (slab * c_.groups + group) * most_patches(); };
+      parallel(pool, tasks, [&](int64_t task) {
+        gather(cut_.slab(task / c_.groups), x, task % c_.groups, patches(task / c_.groups, task % c_.groups));
+      });
+      parallel(pool, panels, [&](int64_t p) {
+        const int64_t group = p / panels_, panel = p % panels_;
         const auto own = memory<T>(panel_);
-        fill(w, p, own.get());
-        for (int64_t s = 0; s < slabs; ++s) multiply(cut_.slab(s), all.get() + s * most_patches(), p, p + 1, own.get(), y);
+        fill(w, group, panel, own.get());
+        for (int64_t s = 0; s < slabs; ++s) multiply(cut_.slab(s), patches(s, group), group, panel, panel + 1, own.get(), y);
       });
     }
   }
 
  private:
+  // How many groups make one, with zeros for weights between them, that has whole vectors of channels; and what channels these have.
+  static int64_t share(const Channels& c) {
+    int64_t found = 1;
+    while (c.in * found < kLanes<T> && c.groups % (2 * found) == 0) found *= 2;
+    return found;
+  }
+  static Channels of(Channels c, int64_t share) {
+    c.groups /= share, c.in *= share, c.out *= share;
+    return c;
+  }
+
   // One grid with the taps and the most places of all.
   static Grid joined(const std::vector<Grid>& grids) {
     Grid all = grids[0];
@@ -88,7 +108,8 @@ class Convolution {
 
   static Cut cut(ffi::ThreadPool& pool, const Channels& c, const Grid& all) {
     auto numbers = [&](const Ints& size) { return product(size) * c.in * static_cast<int64_t>(all.taps.size()); };
-    return Cut(all.places, c.batch, std::max(kMost, numbers({1, 1, all.places[2]})), kTasksAThread * pool.num_threads(), numbers);
+    return Cut(all.places, c.batch, std::max(kMost, numbers({1, 1, all.places[2]})),
+               (kTasksAThread * pool.num_threads() + c.groups - 1) / c.groups, numbers);
   }
 
   void add(const Grid& grid) {
@@ -112,13 +133,25 @@ class Convolution {
   int64_t width(int64_t panel) const { return c_.out - panel * kTileColumns<T> > kLanes<T> ? kTileColumns<T> : kLanes<T>; }
   int64_t outputs(int64_t panel) const { return std::min<int64_t>(kTileColumns<T>, c_.out - panel * kTileColumns<T>); }
 
-  // A panel's weights, by phase and by what its places read.
-  void fill(const T* w, int64_t panel, T* to) const {
-    const int64_t width = this->width(panel), kernel = c_.kernel();
+  // The weights of a group's panel, by phase and by what its places read.
+  void fill(const T* w, int64_t group, int64_t panel, T* to) const {
+    const int64_t width = this->width(panel), kernel = c_.kernel(), first = panel * kTileColumns<T>;
     const auto all = zeros<T>(kChannelsAtOnce * kernel * width);
     for (int64_t begin = 0; begin < c_.in; begin += kChannelsAtOnce) {
       const int64_t count = std::min(kChannelsAtOnce, c_.in - begin);
-      by_tap(c_, w + panel * kTileColumns<T> * c_.out_stride, begin, count, outputs(panel), all.get(), width);
+      if (share_ == 1) {
+        by_tap(one_, w + group * c_.group_stride + first * c_.out_stride, begin, count, outputs(panel), all.get(), width);
+      } else {
+        for (int64_t channel = 0; channel < count; ++channel) {
+          const int64_t own = (begin + channel) / one_.in, low = std::max(first, own * one_.out),
+                        high = std::min(first + width, (own + 1) * one_.out);
+          T* to = all.get() + channel * kernel * width;
+          std::fill_n(to, kernel * width, T{0});
+          if (low < high)
+            by_tap(one_, w + (group * share_ + own) * c_.group_stride + (low - own * one_.out) * c_.out_stride, (begin + channel) % one_.in,
+                   1, high - low, to + low - first, width);
+        }
+      }
       for (const Phase& phase : phases_) {
         T* out = to + phase.weights / kTileColumns<T> * width + begin * width;
         for (const Tap& tap : phase.grid.taps) {
@@ -151,10 +184,10 @@ class Convolution {
     return {std::min(from / kLanes<T> * kLanes<T>, to), to};
   }
 
-  // What the places of a slab read, by phase, by rows of products in runs of a row's terms.
-  void gather(const Slab& slab, const T* x, T* to) const {
+  // What the places of a slab read of a group, by phase, by rows of products in runs of a row's terms.
+  void gather(const Slab& slab, const T* x, int64_t group, T* to) const {
     const auto input = memory<T>(layout_.numbers());
-    layout_.fill(slab, x, c_.in * c_.groups, input.get());
+    layout_.fill(slab, x + group * c_.in * product(all_.in), c_.in * c_.groups, input.get());
     const Reach& reach = layout_.reach();
     const int64_t places = slab.images * product(slab.size);
     const Parts rows(places, kMostRows);
@@ -190,8 +223,8 @@ class Convolution {
     }
   }
 
-  // The outputs of a slab, of some panels.
-  void multiply(const Slab& slab, const T* patches, int64_t begin, int64_t end, const T* factors, T* y) const {
+  // The outputs of a slab, of some panels of a group.
+  void multiply(const Slab& slab, const T* patches, int64_t group, int64_t begin, int64_t end, const T* factors, T* y) const {
     const int64_t places = slab.images * product(slab.size);
     const Parts rows(places, kMostRows);
     const auto sums = memory<T>(kMostRows * kTileColumns<T>), block = memory<T>(product(step_) * places * kTileColumns<T>);
@@ -210,7 +243,7 @@ class Convolution {
         }
         left += places * whole(phase.depth);
       }
-      write(slab, panel, block.get(), y);
+      write(slab, panel, block.get(), y + group * c_.out * product(all_.out));
     }
   }
 
@@ -243,7 +276,9 @@ class Convolution {
     }
   }
 
-  const Channels& c_;
+  const Channels one_;
+  const int64_t share_;
+  const Channels c_;
   const Grid all_;
   const Cut cut_;
   const ChannelsLast<T> layout_;
@@ -257,9 +292,7 @@ class Convolution {
 
 template <class T>
 void convolve(ffi::ThreadPool& pool, const Channels& c, const std::vector<Grid>& grids, const T* x, const T* w, T* y) {
-  const Convolution<T> convolution(pool, c, grids);
-  for (int64_t group = 0; group < c.groups; ++group)
-    convolution.run(pool, x + group * c.in * product(grids[0].in), w + group * c.group_stride, y + group * c.out * product(grids[0].out));
+  Convolution<T>(pool, c, grids).run(pool, x, w, y);
 }
 
 }  // namespace jnn::outputs

@@ -28,10 +28,19 @@ inline void transpose_square(Vector<T>* rows) {
   if constexpr (half > 1) transpose_square<T, half / 2>(rows);
 }
 
+// So few are faster number by number.
+constexpr int64_t kFewRows = 3;
+
 // to[j * to_pitch + i] = from[i * from_pitch + j * step] for i < rows and j < columns, `past` the cache or not.
 template <class T>
-void transpose(const T* from, int64_t from_pitch, int64_t rows, int64_t columns, T* to, int64_t to_pitch, int64_t step = 1, bool past = false) {
+void transpose(const T* from, int64_t from_pitch, int64_t rows, int64_t columns, T* to, int64_t to_pitch, int64_t step = 1,
+               bool past = false) {
   constexpr int64_t lanes = kLanes<T>;
+  if (rows <= kFewRows) {
+    for (int64_t j = 0; j < columns; ++j, to += to_pitch)
+      for (int64_t i = 0; i < rows; ++i) to[i] = from[i * from_pitch + j * step];
+    return;
+  }
   for (int64_t i = 0; i < rows; i += lanes) {
     const int64_t height = std::min(lanes, rows - i);
     for (int64_t j = 0; j < columns; j += lanes) {

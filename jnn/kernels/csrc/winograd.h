@@ -158,7 +158,8 @@ class Convolution {
         cut_(Reach(tiled_).cut(tiled_, c.batch, c.in, kMost, kTasksAThread * pool.num_threads())),
         layout_(tiled_, c.in, cut_),
         panels_((c.out + kTileColumns<T> - 1) / kTileColumns<T>),
-        joined_(depths_.size() == 1), past_(past_cache<T>(c.batch * c.out * product(grid.out))),
+        joined_(depths_.size() == 1),
+        past_(past_cache<T>(c.batch * c.out * product(grid.out))),
         pitch_(apart<T>(most_tiles() * channels())) {}
 
   void run(ffi::ThreadPool& pool, const T* x, const T* w, T* y) const {
