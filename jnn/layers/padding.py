@@ -12,6 +12,7 @@ from jax import lax
 from ..core import checks
 from ..core.function import function
 from ..core.spec import Layer, layer
+from ..kernels.padding import extended
 
 Array = jax.Array
 
@@ -50,9 +51,7 @@ def pad(input: Array, pad: Sequence[int], mode: str = "constant", value: float |
     checks.require(not value, "pad", f"mode {mode!r} takes no value", RuntimeError, value=value)
     known = 1 <= len(sides) <= 3 and input.ndim - len(sides) in (1, 2)
     checks.require(known, "pad", f"mode {mode!r} pads the last n dimensions of n + 1 or n + 2, n <= 3", NotImplementedError, **shapes)
-    for axis, low, high in sides:
-        input = extend(input, axis, low, high)
-    return input
+    return extended(extend, input, tuple(sides))
 
 
 def _crop(x: Array, axis: int, low: int, high: int) -> Array:

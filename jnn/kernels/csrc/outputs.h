@@ -118,7 +118,9 @@ class Convolution {
     for (const Tap& tap : phase.grid.taps) {
       const Reach& reach = layout_.reach();
       const int64_t from = layout_.at(tap.offset[0] - reach.low(0), tap.offset[1] - reach.low(1), tap.offset[2] - reach.low(2));
-      const bool next = !phase.runs.empty() && from == phase.runs.back().from + phase.runs.back().length;
+      // Rows are apart even where they follow each other: some may be outside the image.
+      const bool next = !phase.runs.empty() && tap.offset[1] == phase.runs.back().row &&
+                        from == phase.runs.back().from + phase.runs.back().length;
       if (!next) phase.runs.push_back({from, 0, phase.depth, tap.offset[1]});
       phase.runs.back().length += c_.in, phase.depth += c_.in;
     }
