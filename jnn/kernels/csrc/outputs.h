@@ -10,10 +10,10 @@
 #include <vector>
 
 #include "channels_last.h"
+#include "factors.h"
 #include "geometry.h"
 #include "matrices.h"
 #include "memory.h"
-#include "parallel.h"
 #include "products.h"
 #include "tasks.h"
 #include "transpose.h"
@@ -56,31 +56,89 @@ class Convolution {
     for (const Grid& grid : grids) add(grid);
   }
 
-  void run(ffi::ThreadPool& pool, const T* x, const T* w, T* y) const {
-    const int64_t slabs = cut_.slabs(), tasks = slabs * c_.groups, panels = panels_ * c_.groups;
-    // Of weights and inputs those that are fewer are put in order for all tasks, the others for each task its own.
-    if (slabs * most_places() > c_.out) {
-      const auto factors = memory<T>(panels * panel_);
-      parallel(pool, panels, [&](int64_t p) { fill(w, p / panels_, p % panels_, factors.get() + p * panel_); });
-      parallel(pool, tasks, [&](int64_t task) {
-        const int64_t group = task % c_.groups;
-        const Slab slab = cut_.slab(task / c_.groups);
-        const auto own = memory<T>(most_patches());
-        gather(slab, x, group, own.get());
-        multiply(slab, own.get(), group, 0, panels_, factors.get() + group * panels_ * panel_, y);
-      });
-    } else {
-      const auto all = memory<T>(tasks * most_patches());
-      auto patches = [&](int64_t slab, int64_t group) { return all.get() + (slab * c_.groups + group) * most_patches(); };
-      parallel(pool, tasks, [&](int64_t task) {
-        gather(cut_.slab(task / c_.groups), x, task % c_.groups, patches(task / c_.groups, task % c_.groups));
-      });
-      parallel(pool, panels, [&](int64_t p) {
-        const int64_t group = p / panels_, panel = p % panels_;
-        const auto own = memory<T>(panel_);
-        fill(w, group, panel, own.get());
-        for (int64_t s = 0; s < slabs; ++s) multiply(cut_.slab(s), patches(s, group), group, panel, panel + 1, own.get(), y);
-      });
+  int64_t groups() const { return c_.groups; }
+  int64_t slabs() const { return cut_.slabs(); }
+  int64_t panels() const { return panels_; }
+  int64_t left() const { return most_places() * depth_; }
+  int64_t right() const { return panel_; }
+  bool many() const { return slabs() * most_places() > c_.out; }
+
+  // The weights of a group's panel, by phase and by what its places read.
+  void order(int64_t panel, int64_t group, const T* w, T* to) const {
+    const int64_t width = this->width(panel), kernel = c_.kernel(), first = panel * kTileColumns<T>;
+    const auto all = zeros<T>(kChannelsAtOnce * kernel * width);
+    for (int64_t begin = 0; begin < c_.in; begin += kChannelsAtOnce) {
+      const int64_t count = std::min(kChannelsAtOnce, c_.in - begin);
+      if (share_ == 1) {
+        by_tap(one_, w + group * c_.group_stride + first * c_.out_stride, begin, count, outputs(panel), all.get(), width);
+      } else {
+        for (int64_t channel = 0; channel < count; ++channel) {
+          const int64_t own = (begin + channel) / one_.in, low = std::max(first, own * one_.out),
+                        high = std::min(first + width, (own + 1) * one_.out);
+          T* to = all.get() + channel * kernel * width;
+          std::fill_n(to, kernel * width, T{0});
+          if (low < high)
+            by_tap(one_, w + (group * share_ + own) * c_.group_stride + (low - own * one_.out) * c_.out_stride, (begin + channel) % one_.in,
+                   1, high - low, to + low - first, width);
+        }
+      }
+      for (const Phase& phase : phases_) {
+        T* out = to + phase.weights / kTileColumns<T> * width + begin * width;
+        for (const Tap& tap : phase.grid.taps) {
+          for (int64_t i = 0; i < count; ++i) std::copy_n(all.get() + (i * kernel + tap.index) * width, width, out + i * width);
+          out += c_.in * width;
+        }
+      }
+    }
+  }
+
+  // What the places of a slab read of a group, by phase, by rows of products in runs of a row's terms.
+  void gather(int64_t at, int64_t group, const T* x, T* to) const {
+    const Slab slab = cut_.slab(at);
+    const auto input = memory<T>(layout_.numbers());
+    layout_.fill(slab, x + group * c_.in * product(all_.in), c_.in * c_.groups, input.get());
+    const Reach& reach = layout_.reach();
+    const int64_t places = slab.images * product(slab.size);
+    const Parts rows(places, kMostRows);
+    for (const Phase& phase : phases_) {
+      for (int64_t r = 0; r < rows.parts; ++r) {
+        const auto [first, last] = terms(slab, phase, rows.begin(r), rows.begin(r + 1));
+        for (int64_t i = 0; i < rows.size(r); ++i) {
+          int64_t image;
+          const Ints place = place_of(slab, rows.begin(r) + i, &image);
+          const T* from = input.get() + image * layout_.image() +
+                          layout_.at(place[0] * reach.step(0), place[1] * reach.step(1), place[2] * reach.step(2));
+          T* row = to + rows.begin(r) * whole(phase.depth) + i * kLanes<T>;
+          for (const Run& run : phase.runs)
+            if (run.at + run.length > first && run.at < last) copy(from + run.from, run.length, row, rows.size(r), run.at);
+        }
+      }
+      to += places * whole(phase.depth);
+    }
+  }
+
+  // The outputs of a slab, of some panels of a group.
+  void multiply(int64_t at, int64_t group, const T* patches, int64_t begin, int64_t end, const T* factors, T* y) const {
+    const Slab slab = cut_.slab(at);
+    const int64_t places = slab.images * product(slab.size);
+    const Parts rows(places, kMostRows);
+    const auto sums = memory<T>(kMostRows * kTileColumns<T>), block = memory<T>(product(step_) * places * kTileColumns<T>);
+    for (int64_t panel = begin; panel < end; ++panel) {
+      const int64_t width = this->width(panel);
+      const auto& kernels = width > kLanes<T> ? kPanels<T, kTileVectors> : kNarrowPanels<T>;
+      const T* own = factors + (panel - begin) * panel_;
+      const T* left = patches;
+      for (const Phase& phase : phases_) {
+        const T* right = own + phase.weights / kTileColumns<T> * width;
+        for (int64_t r = 0; r < rows.parts; ++r) {
+          const auto [first, last] = terms(slab, phase, rows.begin(r), rows.begin(r + 1));
+          kernels[rows.size(r) - 1](last - first, left + rows.begin(r) * whole(phase.depth) + first * rows.size(r), right + first * width,
+                                    sums.get(), width, false);
+          place(slab, phase.grid, rows.begin(r), rows.size(r), width, sums.get(), block.get());
+        }
+        left += places * whole(phase.depth);
+      }
+      write(slab, panel, block.get(), y + group * c_.out * product(all_.out));
     }
   }
 
@@ -119,8 +177,8 @@ class Convolution {
       const Reach& reach = layout_.reach();
       const int64_t from = layout_.at(tap.offset[0] - reach.low(0), tap.offset[1] - reach.low(1), tap.offset[2] - reach.low(2));
       // Rows are apart even where they follow each other: some may be outside the image.
-      const bool next = !phase.runs.empty() && tap.offset[1] == phase.runs.back().row &&
-                        from == phase.runs.back().from + phase.runs.back().length;
+      const bool next =
+          !phase.runs.empty() && tap.offset[1] == phase.runs.back().row && from == phase.runs.back().from + phase.runs.back().length;
       if (!next) phase.runs.push_back({from, 0, phase.depth, tap.offset[1]});
       phase.runs.back().length += c_.in, phase.depth += c_.in;
     }
@@ -131,42 +189,12 @@ class Convolution {
 
   static int64_t whole(int64_t numbers) { return (numbers + kLanes<T> - 1) / kLanes<T> * kLanes<T>; }
   int64_t most_places() const { return cut_.most_images * product(cut_.size); }
-  int64_t most_patches() const { return most_places() * depth_; }
   int64_t width(int64_t panel) const { return c_.out - panel * kTileColumns<T> > kLanes<T> ? kTileColumns<T> : kLanes<T>; }
   int64_t outputs(int64_t panel) const { return std::min<int64_t>(kTileColumns<T>, c_.out - panel * kTileColumns<T>); }
 
-  // The weights of a group's panel, by phase and by what its places read.
-  void fill(const T* w, int64_t group, int64_t panel, T* to) const {
-    const int64_t width = this->width(panel), kernel = c_.kernel(), first = panel * kTileColumns<T>;
-    const auto all = zeros<T>(kChannelsAtOnce * kernel * width);
-    for (int64_t begin = 0; begin < c_.in; begin += kChannelsAtOnce) {
-      const int64_t count = std::min(kChannelsAtOnce, c_.in - begin);
-      if (share_ == 1) {
-        by_tap(one_, w + group * c_.group_stride + first * c_.out_stride, begin, count, outputs(panel), all.get(), width);
-      } else {
-        for (int64_t channel = 0; channel < count; ++channel) {
-          const int64_t own = (begin + channel) / one_.in, low = std::max(first, own * one_.out),
-                        high = std::min(first + width, (own + 1) * one_.out);
-          T* to = all.get() + channel * kernel * width;
-          std::fill_n(to, kernel * width, T{0});
-          if (low < high)
-            by_tap(one_, w + (group * share_ + own) * c_.group_stride + (low - own * one_.out) * c_.out_stride, (begin + channel) % one_.in,
-                   1, high - low, to + low - first, width);
-        }
-      }
-      for (const Phase& phase : phases_) {
-        T* out = to + phase.weights / kTileColumns<T> * width + begin * width;
-        for (const Tap& tap : phase.grid.taps) {
-          for (int64_t i = 0; i < count; ++i) std::copy_n(all.get() + (i * kernel + tap.index) * width, width, out + i * width);
-          out += c_.in * width;
-        }
-      }
-    }
-  }
-
   // Places of a slab are counted by depth, by row, by image, by column: those of a product have few rows, and of what these read
   // nothing may be inside the image.
-  Ints at(const Slab& slab, int64_t place, int64_t* image) const {
+  Ints place_of(const Slab& slab, int64_t place, int64_t* image) const {
     const int64_t row = place / slab.size[2] / slab.images;
     *image = place / slab.size[2] % slab.images;
     return {row / slab.size[1], row % slab.size[1], place % slab.size[2]};
@@ -186,30 +214,6 @@ class Convolution {
     return {std::min(from / kLanes<T> * kLanes<T>, to), to};
   }
 
-  // What the places of a slab read of a group, by phase, by rows of products in runs of a row's terms.
-  void gather(const Slab& slab, const T* x, int64_t group, T* to) const {
-    const auto input = memory<T>(layout_.numbers());
-    layout_.fill(slab, x + group * c_.in * product(all_.in), c_.in * c_.groups, input.get());
-    const Reach& reach = layout_.reach();
-    const int64_t places = slab.images * product(slab.size);
-    const Parts rows(places, kMostRows);
-    for (const Phase& phase : phases_) {
-      for (int64_t r = 0; r < rows.parts; ++r) {
-        const auto [first, last] = terms(slab, phase, rows.begin(r), rows.begin(r + 1));
-        for (int64_t i = 0; i < rows.size(r); ++i) {
-          int64_t image;
-          const Ints place = at(slab, rows.begin(r) + i, &image);
-          const T* from = input.get() + image * layout_.image() +
-                          layout_.at(place[0] * reach.step(0), place[1] * reach.step(1), place[2] * reach.step(2));
-          T* row = to + rows.begin(r) * whole(phase.depth) + i * kLanes<T>;
-          for (const Run& run : phase.runs)
-            if (run.at + run.length > first && run.at < last) copy(from + run.from, run.length, row, rows.size(r), run.at);
-        }
-      }
-      to += places * whole(phase.depth);
-    }
-  }
-
   // `length` numbers as the terms of a row from `at` on.
   static void copy(const T* from, int64_t length, T* row, int64_t rows, int64_t at) {
     constexpr int64_t lanes = kLanes<T>;
@@ -225,30 +229,6 @@ class Convolution {
     }
   }
 
-  // The outputs of a slab, of some panels of a group.
-  void multiply(const Slab& slab, const T* patches, int64_t group, int64_t begin, int64_t end, const T* factors, T* y) const {
-    const int64_t places = slab.images * product(slab.size);
-    const Parts rows(places, kMostRows);
-    const auto sums = memory<T>(kMostRows * kTileColumns<T>), block = memory<T>(product(step_) * places * kTileColumns<T>);
-    for (int64_t panel = begin; panel < end; ++panel) {
-      const int64_t width = this->width(panel);
-      const auto& kernels = width > kLanes<T> ? kPanels<T, kTileVectors> : kNarrowPanels<T>;
-      const T* own = factors + (panel - begin) * panel_;
-      const T* left = patches;
-      for (const Phase& phase : phases_) {
-        const T* right = own + phase.weights / kTileColumns<T> * width;
-        for (int64_t r = 0; r < rows.parts; ++r) {
-          const auto [first, last] = terms(slab, phase, rows.begin(r), rows.begin(r + 1));
-          kernels[rows.size(r) - 1](last - first, left + rows.begin(r) * whole(phase.depth) + first * rows.size(r), right + first * width,
-                                    sums.get(), width, false);
-          place(slab, phase.grid, rows.begin(r), rows.size(r), width, sums.get(), block.get());
-        }
-        left += places * whole(phase.depth);
-      }
-      write(slab, panel, block.get(), y + group * c_.out * product(all_.out));
-    }
-  }
-
   Ints extent(const Slab& slab) const {
     Ints sizes;
     for (int d = 0; d < 3; ++d) sizes[d] = std::min(slab.size[d] * step_[d], all_.out[d] - slab.begin[d] * step_[d]);
@@ -260,7 +240,7 @@ class Convolution {
     const Ints sizes = extent(slab);
     for (int64_t i = 0; i < count; ++i) {
       int64_t image;
-      Ints to = at(slab, begin + i, &image);
+      Ints to = place_of(slab, begin + i, &image);
       for (int d = 0; d < 3; ++d) to[d] = to[d] * step_[d] + grid.first[d];
       if (to[0] < sizes[0] && to[1] < sizes[1] && to[2] < sizes[2])
         std::copy_n(sums + i * width, width, block + (((image * sizes[0] + to[0]) * sizes[1] + to[1]) * sizes[2] + to[2]) * width);
@@ -294,7 +274,7 @@ class Convolution {
 
 template <class T>
 void convolve(ffi::ThreadPool& pool, const Channels& c, const std::vector<Grid>& grids, const T* x, const T* w, T* y) {
-  Convolution<T>(pool, c, grids).run(pool, x, w, y);
+  run(pool, Convolution<T>(pool, c, grids), x, w, y);
 }
 
 }  // namespace jnn::outputs

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "channels_last.h"
+#include "factors.h"
 #include "geometry.h"
 #include "matrices.h"
 #include "memory.h"
@@ -162,41 +163,21 @@ class Convolution {
         past_(past_cache<T>(c.batch * c.out * product(grid.out))),
         pitch_(apart<T>(most_tiles() * channels())) {}
 
-  void run(ffi::ThreadPool& pool, const T* x, const T* w, T* y) const {
-    const int64_t slabs = cut_.slabs();
-    // Of weights and inputs those that are fewer are put in order for all tasks, the others for each task its own.
-    if (slabs * most_tiles() > c_.out) {
-      const auto factors = memory<T>(panels_ * weights_.panel());
-      parallel(pool, panels_, [&](int64_t p) { fill(w, p, factors.get() + p * weights_.panel()); });
-      parallel(pool, slabs, [&](int64_t s) {
-        const auto own = memory<T>(kPoints * pitch_);
-        points(cut_.slab(s), x, own.get());
-        multiply(cut_.slab(s), own.get(), 0, panels_, factors.get(), y);
-      });
-    } else {
-      const auto all = memory<T>(slabs * kPoints * pitch_);
-      parallel(pool, slabs, [&](int64_t s) { points(cut_.slab(s), x, all.get() + s * kPoints * pitch_); });
-      parallel(pool, panels_, [&](int64_t p) {
-        const auto own = memory<T>(weights_.panel());
-        fill(w, p, own.get());
-        for (int64_t s = 0; s < slabs; ++s) multiply(cut_.slab(s), all.get() + s * kPoints * pitch_, p, p + 1, own.get(), y);
-      });
-    }
+  int64_t groups() const { return 1; }
+  int64_t slabs() const { return cut_.slabs(); }
+  int64_t panels() const { return panels_; }
+  int64_t left() const { return kPoints * pitch_; }
+  int64_t right() const { return weights_.panel(); }
+  bool many() const { return slabs() * most_tiles() > c_.out; }
+
+  // Kernels of a panel at the points.
+  void order(int64_t panel, int64_t, const T* w, T* to) const {
+    weights_.fill(w, panel * kTileColumns<T>, outputs(panel), width(panel), to);
   }
 
- private:
-  int64_t channels() const { return whole<T>(c_.in); }
-  int64_t most_tiles() const { return cut_.most_images * layout_.input()[0] * cut_.size[1] * cut_.size[2]; }
-  int64_t planes_read(const Slab& slab) const { return slab.size[0] + layout_.input()[0] - cut_.size[0]; }
-  // Tiles that a product may run through: those of a plane or, where the kernel has one depth, of all planes of a slab.
-  int64_t run_of(const Slab& slab) const { return (joined_ ? slab.images * slab.size[0] : 1) * slab.size[1] * slab.size[2]; }
-  int64_t width(int64_t panel) const { return c_.out - panel * kTileColumns<T> > kLanes<T> ? kTileColumns<T> : kLanes<T>; }
-  int64_t outputs(int64_t panel) const { return std::min<int64_t>(kTileColumns<T>, c_.out - panel * kTileColumns<T>); }
-
-  void fill(const T* w, int64_t panel, T* to) const { weights_.fill(w, panel * kTileColumns<T>, outputs(panel), width(panel), to); }
-
   // What stands at the points of a slab's tiles, by rows of products in runs of a row's channels.
-  void points(const Slab& slab, const T* x, T* to) const {
+  void gather(int64_t at, int64_t, const T* x, T* to) const {
+    const Slab slab = cut_.slab(at);
     const auto input = memory<T>(layout_.numbers());
     layout_.fill(slab, x, c_.in, input.get());
     const int64_t run = run_of(slab);
@@ -206,14 +187,15 @@ class Convolution {
       const int64_t within = tile % run;
       if (within == 0 && c == 0) part = 0;
       if (within == rows.begin(part + 1)) ++part;
-      T* at = to + (tile - within + rows.begin(part)) * channels() + c * rows.size(part) + (within - rows.begin(part)) * kLanes<T>;
-      for (int i = 0; i < kPoints; ++i) store(at + i * pitch_, v[i / 4][i % 4]);
+      T* out = to + (tile - within + rows.begin(part)) * channels() + c * rows.size(part) + (within - rows.begin(part)) * kLanes<T>;
+      for (int i = 0; i < kPoints; ++i) store(out + i * pitch_, v[i / 4][i % 4]);
     };
     transform<4>(layout_, slab, planes_read(slab), c_.in, input.get(), points_of_inputs, store_points);
   }
 
   // The outputs of a slab, of some panels.
-  void multiply(const Slab& slab, const T* points, int64_t begin, int64_t end, const T* factors, T* y) const {
+  void multiply(int64_t at, int64_t, const T* points, int64_t begin, int64_t end, const T* factors, T* y) const {
+    const Slab slab = cut_.slab(at);
     const int64_t run = run_of(slab), pitch = apart<T>(run * kTileColumns<T>), planes = slab.images * slab.size[0];
     const auto sums = memory<T>(kPoints * pitch), block = memory<T>(4 * run * kTileColumns<T>);
     for (int64_t panel = begin; panel < end; ++panel)
@@ -232,6 +214,15 @@ class Convolution {
         write(slab, plane, joined_ ? planes : 1, panel, sums.get(), pitch, block.get(), y);
       }
   }
+
+ private:
+  int64_t channels() const { return whole<T>(c_.in); }
+  int64_t most_tiles() const { return cut_.most_images * layout_.input()[0] * cut_.size[1] * cut_.size[2]; }
+  int64_t planes_read(const Slab& slab) const { return slab.size[0] + layout_.input()[0] - cut_.size[0]; }
+  // Tiles that a product may run through: those of a plane or, where the kernel has one depth, of all planes of a slab.
+  int64_t run_of(const Slab& slab) const { return (joined_ ? slab.images * slab.size[0] : 1) * slab.size[1] * slab.size[2]; }
+  int64_t width(int64_t panel) const { return c_.out - panel * kTileColumns<T> > kLanes<T> ? kTileColumns<T> : kLanes<T>; }
+  int64_t outputs(int64_t panel) const { return std::min<int64_t>(kTileColumns<T>, c_.out - panel * kTileColumns<T>); }
 
   // Planes of a panel's outputs, (2, 2) for each tile, from what stands at the points.
   void write(const Slab& slab, int64_t plane, int64_t planes, int64_t panel, const T* sums, int64_t pitch, T* block, T* y) const {
@@ -275,7 +266,7 @@ class Convolution {
 
 template <class T>
 void convolve(ffi::ThreadPool& pool, const Channels& c, const Grid& grid, const T* x, const T* w, T* y) {
-  Convolution<T>(pool, c, grid).run(pool, x, w, y);
+  run(pool, Convolution<T>(pool, c, grid), x, w, y);
 }
 
 }  // namespace jnn::winograd

@@ -1,0 +1,42 @@
+// Products of what is gathered from inputs with weights: either is put in order before it is used.
+#pragma once
+
+#include <cstdint>
+
+#include "memory.h"
+#include "parallel.h"
+
+namespace jnn {
+
+// Runs a form of convolutions, which has `groups()` of `slabs()` of places and of `panels()` of outputs, and
+//   gather(slab, group, x, to): what a slab reads, `left()` numbers;
+//   order(panel, group, w, to): a panel's weights, `right()` numbers;
+//   multiply(slab, group, left, begin, end, right, y): the outputs of a slab, of some panels.
+// Of both factors the one that is less in all, weights where there are `many()` places, is put in order for all tasks, and the other for
+// each task its own.
+template <class T, class Form>
+void run(ffi::ThreadPool& pool, const Form& form, const T* x, const T* w, T* y) {
+  const int64_t groups = form.groups(), slabs = form.slabs(), panels = form.panels(), left = form.left(), right = form.right();
+  if (form.many()) {
+    const auto weights = memory<T>(groups * panels * right);
+    parallel(pool, groups * panels, [&](int64_t task) { form.order(task % panels, task / panels, w, weights.get() + task * right); });
+    parallel(pool, groups * slabs, [&](int64_t task) {
+      const int64_t slab = task / groups, group = task % groups;
+      const auto own = memory<T>(left);
+      form.gather(slab, group, x, own.get());
+      form.multiply(slab, group, own.get(), 0, panels, weights.get() + group * panels * right, y);
+    });
+  } else {
+    const auto places = memory<T>(groups * slabs * left);
+    parallel(pool, groups * slabs, [&](int64_t task) { form.gather(task % slabs, task / slabs, x, places.get() + task * left); });
+    parallel(pool, groups * panels, [&](int64_t task) {
+      const int64_t panel = task % panels, group = task / panels;
+      const auto own = memory<T>(right);
+      form.order(panel, group, w, own.get());
+      for (int64_t s = 0; s < slabs; ++s)
+        form.multiply(s, group, places.get() + (group * slabs + s) * left, panel, panel + 1, own.get(), y);
+    });
+  }
+}
+
+}  // namespace jnn
