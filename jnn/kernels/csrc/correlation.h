@@ -24,6 +24,8 @@ constexpr int64_t kMost = 1 << 17, kPlaces = 512;
 // The batch is summed up in so many parts at most, of so many numbers in all and of so many terms each: none depends on the threads, and
 // so no sum does.
 constexpr int64_t kParts = 16, kMostSums = 1 << 22, kTerms = 1024;
+// While the sums of all parts are no more than these, parts have fewer terms: shorter sums err less.
+constexpr int64_t kFewSums = 1 << 17, kFewTerms = 64;
 // So much wider may products be by what fills columns up before what places read is copied, so many of them at a time.
 constexpr double kFilled = 1.2;
 constexpr int64_t kPacked = 128;
@@ -166,7 +168,9 @@ void gather(const Row& row, const Channels& c, const Grid& grid, int64_t parts, 
 template <class T>
 void correlate(ffi::ThreadPool& pool, const Channels& c, const Grid& grid, const T* g, const T* x, T* w) {
   const int64_t a_weight = c.in * grid.taps.size(), all = c.groups * c.out, terms = c.batch * product(grid.places);
-  const int64_t wanted = std::clamp(std::min({kMostSums / (all * a_weight), kParts / c.groups, terms / kTerms}), int64_t{1}, kParts);
+  const int64_t sums_a_part = all * a_weight, long_parts = std::min(terms / kTerms, kMostSums / sums_a_part),
+                short_parts = std::min(terms / kFewTerms, kFewSums / sums_a_part);
+  const int64_t wanted = std::clamp(std::min(std::max(long_parts, short_parts), kParts / c.groups), int64_t{1}, kParts);
   const Cut cut = Reach(grid).cut(grid, c.batch, c.in, kMost, wanted);
   const ChannelsLast<T> layout(grid, c.in, cut);
   Row row;
