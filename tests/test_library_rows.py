@@ -201,3 +201,24 @@ def test_devices_each_normalize_by_the_library(rng):
         each = jax.jit(jax.shard_map(slopes, mesh=mesh, in_specs=(jax.P("d"), jax.P()), out_specs=jax.P("d"), check_vma=check))
         assert all(target in each.lower(x, w).as_text() for target in ("jnn_norm_backward", "jnn_softmax_backward"))
         _same(each(x, w), slopes(x, w), 1e-11)
+
+
+@pytest.mark.parametrize("mode", ["reflect", "replicate", "circular"])
+@pytest.mark.parametrize(
+    ("shape", "pad"), [((2, 3, 5), (2, 3)), ((3, 40), (-1, 4)), ((2, 3, 6, 37), (3, 0, -2, 5)), ((2, 4, 5, 6), (1, 2, 0, 3, 2, 1))]
+)
+def test_padding_is_its_definition(mode, shape, pad, rng):
+    padded = lambda x: F.pad(x, pad, mode)  # noqa: E731
+    for dtype in (np.float64, np.float32):
+        x = jnp.asarray(rng.standard_normal(shape), dtype)
+        call = jax.jit(lambda x: jax.vjp(padded, x)).lower(x)
+        assert "jnn_extended" in call.as_text()
+        y, pull = jax.vjp(padded, x)
+        moved = jax.vmap(padded)(jnp.stack([x, 2 * x]))
+        jax.clear_caches()
+        with lowering(native=False, library=False):
+            expected, expected_pull = jax.vjp(padded, x)
+        np.testing.assert_array_equal(y, expected)
+        np.testing.assert_array_equal(moved, jnp.stack([expected, 2 * expected]))
+        np.testing.assert_array_equal(jax.jvp(padded, (x,), (2 * x,))[1], 2 * expected)
+        np.testing.assert_allclose(pull(y)[0], expected_pull(expected)[0], rtol=1e-6)

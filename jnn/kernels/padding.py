@@ -46,9 +46,7 @@ def _indices(static: _Extension) -> dict[str, Any]:
     """Which elements of each axis the extended one reads."""
     read = {axis: (low, high) for axis, low, high in static.sides}
     with jax.ensure_compile_time_eval():
-        found = [
-            np.asarray(static.extend(jnp.arange(size), 0, *read[static.before + i]), np.int64) for i, size in enumerate(static.sizes)
-        ]
+        found = [np.asarray(static.extend(jnp.arange(size), 0, *read[static.before + i]), np.int64) for i, size in enumerate(static.sizes)]
     names = ("depths", "rows", "columns")
     return {name: np.zeros(1, np.int64) for name in names} | dict(zip(names[-len(found) :], found))
 

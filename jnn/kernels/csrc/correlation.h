@@ -164,13 +164,17 @@ void gather(const Row& row, const Channels& c, const Grid& grid, int64_t parts, 
     }
 }
 
+// The parts that the batch is summed up in.
+inline int64_t parts_of(const Channels& c, const Grid& grid) {
+  const int64_t sums = c.groups * c.out * c.in * grid.taps.size(), terms = c.batch * product(grid.places);
+  const int64_t of_many_terms = std::min(terms / kTerms, kMostSums / sums), of_few = std::min(terms / kFewTerms, kFewSums / sums);
+  return std::clamp(std::min(std::max(of_many_terms, of_few), kParts / c.groups), int64_t{1}, kParts);
+}
+
 // g (N, O, *places) and x (N, C, *in) give w (O, C / groups, *K).
 template <class T>
 void correlate(ffi::ThreadPool& pool, const Channels& c, const Grid& grid, const T* g, const T* x, T* w) {
-  const int64_t a_weight = c.in * grid.taps.size(), all = c.groups * c.out, terms = c.batch * product(grid.places);
-  const int64_t sums_a_part = all * a_weight, long_parts = std::min(terms / kTerms, kMostSums / sums_a_part),
-                short_parts = std::min(terms / kFewTerms, kFewSums / sums_a_part);
-  const int64_t wanted = std::clamp(std::min(std::max(long_parts, short_parts), kParts / c.groups), int64_t{1}, kParts);
+  const int64_t a_weight = c.in * grid.taps.size(), all = c.groups * c.out, wanted = parts_of(c, grid);
   const Cut cut = Reach(grid).cut(grid, c.batch, c.in, kMost, wanted);
   const ChannelsLast<T> layout(grid, c.in, cut);
   Row row;

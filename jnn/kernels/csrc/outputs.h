@@ -69,19 +69,7 @@ class Convolution {
     const auto all = zeros<T>(kChannelsAtOnce * kernel * width);
     for (int64_t begin = 0; begin < c_.in; begin += kChannelsAtOnce) {
       const int64_t count = std::min(kChannelsAtOnce, c_.in - begin);
-      if (share_ == 1) {
-        by_tap(one_, w + group * c_.group_stride + first * c_.out_stride, begin, count, outputs(panel), all.get(), width);
-      } else {
-        for (int64_t channel = 0; channel < count; ++channel) {
-          const int64_t own = (begin + channel) / one_.in, low = std::max(first, own * one_.out),
-                        high = std::min(first + width, (own + 1) * one_.out);
-          T* to = all.get() + channel * kernel * width;
-          std::fill_n(to, kernel * width, T{0});
-          if (low < high)
-            by_tap(one_, w + (group * share_ + own) * c_.group_stride + (low - own * one_.out) * c_.out_stride, (begin + channel) % one_.in,
-                   1, high - low, to + low - first, width);
-        }
-      }
+      panel_by_tap(w, group, first, width, begin, count, all.get());
       for (const Phase& phase : phases_) {
         T* out = to + phase.weights / kTileColumns<T> * width + begin * width;
         for (const Tap& tap : phase.grid.taps) {
@@ -152,6 +140,21 @@ class Convolution {
   static Channels of(Channels c, int64_t share) {
     c.groups /= share, c.in *= share, c.out *= share;
     return c;
+  }
+
+  // The weights of `count` channels, from `begin` on, for a panel that begins at the output `first`: between those of joined groups are
+  // zeros.
+  void panel_by_tap(const T* w, int64_t group, int64_t first, int64_t width, int64_t begin, int64_t count, T* to) const {
+    w += group * share_ * c_.group_stride;
+    if (share_ == 1) return by_tap(one_, w + first * c_.out_stride, begin, count, std::min(width, c_.out - first), to, width);
+    const int64_t a_channel = c_.kernel() * width;
+    for (int64_t channel = begin; channel < begin + count; ++channel, to += a_channel) {
+      const int64_t own = channel / one_.in, low = std::max(first, own * one_.out), high = std::min(first + width, (own + 1) * one_.out);
+      std::fill_n(to, a_channel, T{0});
+      if (low >= high) continue;
+      const T* from = w + own * c_.group_stride + (low - own * one_.out) * c_.out_stride;
+      by_tap(one_, from, channel % one_.in, 1, high - low, to + low - first, width);
+    }
   }
 
   // One grid with the taps and the most places of all.
