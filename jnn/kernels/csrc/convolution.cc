@@ -61,10 +61,13 @@ bool by_slabs(const Channels& c, const Grid& grid) {
   return c.out * spread + copied <= c.out + copies;
 }
 
-// Whether Winograd's products, of 4 for an output and not 9, are fewer even with what tiles have beyond the edge.
-bool by_winograd(const Channels& c, const Grid& grid, int64_t channels) {
+// Whether Winograd's algorithm computes this, and its products, of 4 for an output and not 9, are fewer even with what tiles have beyond
+// the edge.
+bool by_winograd(const Choice& choice, const Channels& c, const Grid& grid, int64_t channels) {
+  if (choice.exact || c.groups > 1 || !winograd::fits(grid)) return false;
   const double tiles = (grid.places[1] + 1) / 2 * ((grid.places[2] + 1) / 2);
-  return std::min(c.in, c.out) >= channels && kTransforms * 16 * tiles < 9.0 * grid.places[1] * grid.places[2];
+  const bool fewer = kTransforms * 16 * tiles < 9.0 * grid.places[1] * grid.places[2];
+  return choice.allows("winograd", std::min(c.in, c.out) >= channels && fewer);
 }
 
 // Whether lanes are outputs: in gradients by the input in steps; and of kernels of some size where patches would be cut out else.
@@ -82,9 +85,7 @@ template <class T>
 void convolve(ffi::ThreadPool& pool, const Choice& choice, const Channels& c, const std::vector<Grid>& grids, const T* x, const T* w,
               T* y) {
   const bool read = std::any_of(grids.begin(), grids.end(), [](const Grid& grid) { return !grid.taps.empty(); });
-  const bool transformed = !choice.exact && c.groups == 1 && grids.size() == 1 && winograd::fits(grids[0]) &&
-                           choice.allows("winograd", by_winograd(c, grids[0], kChannels));
-  if (transformed) return winograd::convolve(pool, c, grids[0], x, w, y);
+  if (grids.size() == 1 && by_winograd(choice, c, grids[0], kChannels)) return winograd::convolve(pool, c, grids[0], x, w, y);
   if (read && choice.allows("outputs", by_outputs<T>(c, grids))) return outputs::convolve(pool, c, grids, x, w, y);
   for (Grid grid : grids) {
     if (choice.allows("channels", by_channel(c)) && c.in == 1 && grid.out_step == Ints{1, 1, 1}) {
@@ -99,9 +100,7 @@ void convolve(ffi::ThreadPool& pool, const Choice& choice, const Channels& c, co
 template <class T>
 void correlate(ffi::ThreadPool& pool, const Choice& choice, const Channels& c, Grid grid, const T* g, const T* x, T* w) {
   if (choice.allows("channels", by_channel(c)) && c.in == 1) return depthwise::correlate(pool, c, grid, g, x, w);
-  if (!choice.exact && c.groups == 1 && winograd::fits(grid) && grid.taps.size() == 9 &&
-      choice.allows("winograd", by_winograd(c, grid, kChannelsOfWeights)))
-    return winograd::correlate(pool, c, grid, g, x, w);
+  if (grid.taps.size() == 9 && by_winograd(choice, c, grid, kChannelsOfWeights)) return winograd::correlate(pool, c, grid, g, x, w);
   grid.flatten();
   const bool few = c.groups > 1 && c.in < kLanes<T>;
   choice.allows("slabs", few) ? slabs::correlate(pool, c, grid, g, x, w) : correlation::correlate(pool, c, grid, g, x, w);

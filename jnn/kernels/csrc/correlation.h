@@ -41,7 +41,6 @@ struct Columns {
 // The columns of a grid's products, each run of them filled up to whole vectors, and how many numbers they make.
 template <class T>
 std::vector<Columns> columns_of(const Grid& grid, const ChannelsLast<T>& layout, int64_t channels, int64_t* width) {
-  auto round = [](int64_t columns) { return (columns + kLanes<T> - 1) / kLanes<T> * kLanes<T>; };
   const Reach& reach = layout.reach();
   std::vector<Columns> found;
   int64_t at = 0;
@@ -51,11 +50,11 @@ std::vector<Columns> columns_of(const Grid& grid, const ChannelsLast<T>& layout,
     if (i && from == found.back().from + found.back().taps * channels) {
       ++found.back().taps;
     } else {
-      at = found.empty() ? 0 : at + round(found.back().taps * channels);
+      at = found.empty() ? 0 : at + whole<T>(found.back().taps * channels);
       found.push_back({static_cast<int64_t>(i), 1, from, at});
     }
   }
-  *width = at + round(found.back().taps * channels);
+  *width = at + whole<T>(found.back().taps * channels);
   return found;
 }
 
@@ -104,7 +103,7 @@ template <class T>
 Row packed(Row row, int64_t channels) {
   int64_t at = 0;
   for (Columns& run : row.columns) run.at = at, at += run.taps * channels;
-  row.width = (at + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
+  row.width = whole<T>(at);
   return row;
 }
 

@@ -61,6 +61,16 @@ inline constexpr auto kPanels = panels_of<T, vectors, run>(std::make_index_seque
 template <class T>
 inline constexpr auto kNarrowPanels = panels_of<T, 1, kLanes<T>>(std::make_index_sequence<kMostRows>());
 
+// Outputs in panels of a tile's columns, the last of which may be narrow.
+template <class T>
+struct Panels {
+  int64_t all;
+
+  int64_t count() const { return (all + kTileColumns<T> - 1) / kTileColumns<T>; }
+  int64_t outputs(int64_t panel) const { return std::min<int64_t>(kTileColumns<T>, all - panel * kTileColumns<T>); }
+  int64_t width(int64_t panel) const { return outputs(panel) > kLanes<T> ? kTileColumns<T> : kLanes<T>; }
+};
+
 // The first `count` lanes, or all where there are more.
 template <class T>
 inline Vector<T> load_some(const T* from, int64_t count) {

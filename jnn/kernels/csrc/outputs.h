@@ -51,21 +51,21 @@ class Convolution {
         cut_(cut(pool, c_, all_)),
         layout_(all_, c_.in, cut_),
         step_(grids[0].out_step),
-        panels_((c_.out + kTileColumns<T> - 1) / kTileColumns<T>),
+        panels_{c_.out},
         past_(past_cache<T>(c.batch * c.groups * c.out * product(all_.out))) {
     for (const Grid& grid : grids) add(grid);
   }
 
   int64_t groups() const { return c_.groups; }
   int64_t slabs() const { return cut_.slabs(); }
-  int64_t panels() const { return panels_; }
+  int64_t panels() const { return panels_.count(); }
   int64_t left() const { return most_places() * depth_; }
   int64_t right() const { return panel_; }
   bool many() const { return slabs() * most_places() > c_.out; }
 
   // The weights of a group's panel, by phase and by what its places read.
   void order(int64_t panel, int64_t group, const T* w, T* to) const {
-    const int64_t width = this->width(panel), kernel = c_.kernel(), first = panel * kTileColumns<T>;
+    const int64_t width = panels_.width(panel), kernel = c_.kernel(), first = panel * kTileColumns<T>;
     const auto all = zeros<T>(kChannelsAtOnce * kernel * width);
     for (int64_t begin = 0; begin < c_.in; begin += kChannelsAtOnce) {
       const int64_t count = std::min(kChannelsAtOnce, c_.in - begin);
@@ -96,12 +96,12 @@ class Convolution {
           const Ints place = place_of(slab, rows.begin(r) + i, &image);
           const T* from = input.get() + image * layout_.image() +
                           layout_.at(place[0] * reach.step(0), place[1] * reach.step(1), place[2] * reach.step(2));
-          T* row = to + rows.begin(r) * whole(phase.depth) + i * kLanes<T>;
+          T* row = to + rows.begin(r) * whole<T>(phase.depth) + i * kLanes<T>;
           for (const Run& run : phase.runs)
             if (run.at + run.length > first && run.at < last) copy(from + run.from, run.length, row, rows.size(r), run.at);
         }
       }
-      to += places * whole(phase.depth);
+      to += places * whole<T>(phase.depth);
     }
   }
 
@@ -112,7 +112,7 @@ class Convolution {
     const Parts rows(places, kMostRows);
     const auto sums = memory<T>(kMostRows * kTileColumns<T>), block = memory<T>(product(step_) * places * kTileColumns<T>);
     for (int64_t panel = begin; panel < end; ++panel) {
-      const int64_t width = this->width(panel);
+      const int64_t width = panels_.width(panel);
       const auto& kernels = width > kLanes<T> ? kPanels<T, kTileVectors> : kNarrowPanels<T>;
       const T* own = factors + (panel - begin) * panel_;
       const T* left = patches;
@@ -120,11 +120,11 @@ class Convolution {
         const T* right = own + phase.weights / kTileColumns<T> * width;
         for (int64_t r = 0; r < rows.parts; ++r) {
           const auto [first, last] = terms(slab, phase, rows.begin(r), rows.begin(r + 1));
-          kernels[rows.size(r) - 1](last - first, left + rows.begin(r) * whole(phase.depth) + first * rows.size(r), right + first * width,
-                                    sums.get(), width, false);
+          kernels[rows.size(r) - 1](last - first, left + rows.begin(r) * whole<T>(phase.depth) + first * rows.size(r),
+                                    right + first * width, sums.get(), width, false);
           place(slab, phase.grid, rows.begin(r), rows.size(r), width, sums.get(), block.get());
         }
-        left += places * whole(phase.depth);
+        left += places * whole<T>(phase.depth);
       }
       write(slab, panel, block.get(), y + group * c_.out * product(all_.out));
     }
@@ -186,14 +186,11 @@ class Convolution {
       phase.runs.back().length += c_.in, phase.depth += c_.in;
     }
     panel_ += phase.depth * kTileColumns<T>;
-    depth_ += whole(phase.depth);
+    depth_ += whole<T>(phase.depth);
     phases_.push_back(phase);
   }
 
-  static int64_t whole(int64_t numbers) { return (numbers + kLanes<T> - 1) / kLanes<T> * kLanes<T>; }
   int64_t most_places() const { return cut_.most_images * product(cut_.size); }
-  int64_t width(int64_t panel) const { return c_.out - panel * kTileColumns<T> > kLanes<T> ? kTileColumns<T> : kLanes<T>; }
-  int64_t outputs(int64_t panel) const { return std::min<int64_t>(kTileColumns<T>, c_.out - panel * kTileColumns<T>); }
 
   // Places of a slab are counted by depth, by row, by image, by column: those of a product have few rows, and of what these read
   // nothing may be inside the image.
@@ -252,12 +249,12 @@ class Convolution {
 
   void write(const Slab& slab, int64_t panel, const T* block, T* y) const {
     const Ints sizes = extent(slab);
-    const int64_t width = this->width(panel), plane = sizes[1] * sizes[2], a_channel = product(all_.out);
+    const int64_t width = panels_.width(panel), plane = sizes[1] * sizes[2], a_channel = product(all_.out);
     for (int64_t i = 0; i < slab.images * sizes[0]; ++i) {
       const int64_t image = slab.image + i / sizes[0], depth = slab.begin[0] * step_[0] + i % sizes[0];
       T* to = y + (image * c_.groups * c_.out + panel * kTileColumns<T>)*a_channel +
               (depth * all_.out[1] + slab.begin[1] * step_[1]) * all_.out[2];
-      transpose(block + i * plane * width, width, plane, outputs(panel), to, a_channel, 1, past_);
+      transpose(block + i * plane * width, width, plane, panels_.outputs(panel), to, a_channel, 1, past_);
     }
   }
 
@@ -268,7 +265,7 @@ class Convolution {
   const Cut cut_;
   const ChannelsLast<T> layout_;
   const Ints step_;
-  const int64_t panels_;
+  const Panels<T> panels_;
   const bool past_;
   std::vector<Phase> phases_;
   // Numbers of a panel of weights, and terms of a place.

@@ -41,6 +41,7 @@ struct Columns {
 ffi::Error extended(ffi::ThreadPool pool, Span depths, Span rows, Span columns, ffi::AnyBuffer x, ffi::Result<ffi::AnyBuffer> out) {
   const auto in = x.dimensions();
   const int64_t lines = depths.size() * rows.size(), width = columns.size();
+  if (!out->element_count()) return ffi::Error::Success();
   const Columns row(columns);
   return by_type(x.element_type(), [&](auto zero) {
     using T = decltype(zero);

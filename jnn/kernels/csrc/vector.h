@@ -28,6 +28,12 @@ using Vector = typename VectorOf<T>::type;
 template <class T>
 constexpr int kLanes = kVectorBytes / sizeof(T);
 
+// As many numbers as make whole vectors.
+template <class T>
+constexpr int64_t whole(int64_t numbers) {
+  return (numbers + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
+}
+
 template <class T>
 inline Vector<T> load(const T* from) {
   Vector<T> v;

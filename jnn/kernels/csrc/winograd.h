@@ -50,12 +50,6 @@ inline Grid tiles(const Grid& grid) {
   return found;
 }
 
-// Whole vectors of numbers.
-template <class T>
-int64_t whole(int64_t numbers) {
-  return (numbers + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
-}
-
 // How far points are apart in memory: powers of two would put all of them at one place of the cache.
 template <class T>
 int64_t apart(int64_t numbers) {
@@ -158,21 +152,21 @@ class Convolution {
         depths_(grid.depths()),
         cut_(Reach(tiled_).cut(tiled_, c.batch, c.in, kMost, kTasksAThread * pool.num_threads())),
         layout_(tiled_, c.in, cut_),
-        panels_((c.out + kTileColumns<T> - 1) / kTileColumns<T>),
+        panels_{c.out},
         joined_(depths_.size() == 1),
         past_(past_cache<T>(c.batch * c.out * product(grid.out))),
         pitch_(apart<T>(most_tiles() * channels())) {}
 
   int64_t groups() const { return 1; }
   int64_t slabs() const { return cut_.slabs(); }
-  int64_t panels() const { return panels_; }
+  int64_t panels() const { return panels_.count(); }
   int64_t left() const { return kPoints * pitch_; }
   int64_t right() const { return weights_.panel(); }
   bool many() const { return slabs() * most_tiles() > c_.out; }
 
   // Kernels of a panel at the points.
   void order(int64_t panel, int64_t, const T* w, T* to) const {
-    weights_.fill(w, panel * kTileColumns<T>, outputs(panel), width(panel), to);
+    weights_.fill(w, panel * kTileColumns<T>, panels_.outputs(panel), panels_.width(panel), to);
   }
 
   // What stands at the points of a slab's tiles, by rows of products in runs of a row's channels.
@@ -201,15 +195,15 @@ class Convolution {
     for (int64_t panel = begin; panel < end; ++panel)
       for (int64_t plane = 0; plane < planes; plane += joined_ ? planes : 1) {
         const T* own = factors + (panel - begin) * weights_.panel();
-        const auto& kernels = width(panel) > kLanes<T> ? kPanels<T, kTileVectors> : kNarrowPanels<T>;
+        const auto& kernels = panels_.width(panel) > kLanes<T> ? kPanels<T, kTileVectors> : kNarrowPanels<T>;
         const Parts rows(run, kMostRows);
         for (int64_t i = 0; i < kPoints; ++i)
           for (int64_t r = 0; r < rows.parts; ++r)
             for (size_t d = 0; d < depths_.size(); ++d) {
               const int64_t read = joined_ ? 0 : plane / slab.size[0] * planes_read(slab) + plane % slab.size[0] + depths_[d] - depths_[0];
               kernels[rows.size(r) - 1](c_.in, points + i * pitch_ + (read * run + rows.begin(r)) * channels(),
-                                        own + (i * depths_.size() + d) * c_.in * width(panel),
-                                        sums.get() + i * pitch + rows.begin(r) * width(panel), width(panel), d > 0);
+                                        own + (i * depths_.size() + d) * c_.in * panels_.width(panel),
+                                        sums.get() + i * pitch + rows.begin(r) * panels_.width(panel), panels_.width(panel), d > 0);
             }
         write(slab, plane, joined_ ? planes : 1, panel, sums.get(), pitch, block.get(), y);
       }
@@ -221,12 +215,10 @@ class Convolution {
   int64_t planes_read(const Slab& slab) const { return slab.size[0] + layout_.input()[0] - cut_.size[0]; }
   // Tiles that a product may run through: those of a plane or, where the kernel has one depth, of all planes of a slab.
   int64_t run_of(const Slab& slab) const { return (joined_ ? slab.images * slab.size[0] : 1) * slab.size[1] * slab.size[2]; }
-  int64_t width(int64_t panel) const { return c_.out - panel * kTileColumns<T> > kLanes<T> ? kTileColumns<T> : kLanes<T>; }
-  int64_t outputs(int64_t panel) const { return std::min<int64_t>(kTileColumns<T>, c_.out - panel * kTileColumns<T>); }
 
   // Planes of a panel's outputs, (2, 2) for each tile, from what stands at the points.
   void write(const Slab& slab, int64_t plane, int64_t planes, int64_t panel, const T* sums, int64_t pitch, T* block, T* y) const {
-    const int64_t width = this->width(panel), columns = grid_.out[2], first = 2 * slab.begin[1];
+    const int64_t width = panels_.width(panel), columns = grid_.out[2], first = 2 * slab.begin[1];
     const int64_t rows = std::min(2 * slab.size[1], grid_.out[1] - first), a_channel = product(grid_.out);
     for (int64_t p = 0, tile = 0; p < planes; ++p)
       for (int64_t ty = 0; ty < slab.size[1]; ++ty)
@@ -248,7 +240,7 @@ class Convolution {
     for (int64_t p = 0; p < planes; ++p) {
       const int64_t image = slab.image + (plane + p) / slab.size[0], depth = slab.begin[0] + (plane + p) % slab.size[0];
       T* to = y + (image * c_.out + panel * kTileColumns<T>)*a_channel + (depth * grid_.out[1] + first) * columns;
-      transpose(block + p * rows * columns * width, width, rows * columns, outputs(panel), to, a_channel, 1, past_);
+      transpose(block + p * rows * columns * width, width, rows * columns, panels_.outputs(panel), to, a_channel, 1, past_);
     }
   }
 
@@ -259,7 +251,7 @@ class Convolution {
   const std::vector<int64_t> depths_;
   const Cut cut_;
   const ChannelsLast<T> layout_;
-  const int64_t panels_;
+  const Panels<T> panels_;
   const bool joined_, past_;
   const int64_t pitch_;
 };
