@@ -16,7 +16,7 @@ import numpy as np
 from jax import lax
 
 from ..core import dtypes
-from . import dense, grouped, patches
+from . import dense, grouped, linear, patches
 from .bilinear import Like, bilinear
 from .foreign import foreign
 from .platform import exact_products, native
@@ -193,10 +193,9 @@ def _is_linear(geometry: Geometry, sizes: Sequence[int], w: Array | Like) -> boo
     return tuple(sizes) == kernel and geometry.padding == none and near and geometry.groups == 1 and not _LIBRARY_FORM
 
 
-def _product(a: Array, b: Array, over: tuple[int, int], shape: Sequence[int]) -> Array:
-    """Of the arrays as matrices, summed over an axis of each."""
-    a, b = (x.reshape(x.shape[0], -1) for x in (a, b))
-    return lax.dot_general(a, b, (((over[0],), (over[1],)), ((), ()))).reshape(shape)
+def _as_linear(product: Callable[[Array, Array], Array], a: Array, b: Array, shape: Sequence[int]) -> Array:
+    """``product``, of the kernel ``linear``, of the arrays as matrices."""
+    return product(a.reshape(a.shape[0], -1), b.reshape(b.shape[0], -1)).reshape(shape)
 
 
 def _in_pieces(geometry: Geometry, w: Array | Like) -> bool:
@@ -207,19 +206,19 @@ def _in_pieces(geometry: Geometry, w: Array | Like) -> bool:
 def _value(geometry: Geometry, x: Array, w: Array) -> Array:
     sizes = geometry.sizes(x.shape[2:], w.shape[2:])
     if _is_linear(geometry, x.shape[2:], w):
-        return _product(x, w, (1, 1), (x.shape[0], w.shape[0], *sizes))
+        return _as_linear(linear.linear, x, w, (x.shape[0], w.shape[0], *sizes))
     return _library_forward(geometry, sizes, x, w)
 
 
 def _slope_by_input(geometry: Geometry, g: Array, w: Array, sizes: Ints) -> Array:
     if _is_linear(geometry, sizes, w):
-        return _product(g, w, (1, 0), (g.shape[0], w.shape[1], *sizes))
+        return _as_linear(linear.by_input, g, w, (g.shape[0], w.shape[1], *sizes))
     return _by_input(geometry, g, w, sizes) if _in_pieces(geometry, w) else _library_by_input(geometry, sizes, g, w)
 
 
 def _slope_by_weight(geometry: Geometry, g: Array, x: Array, w: Array | Like) -> Array:
     if _is_linear(geometry, x.shape[2:], w):
-        return _product(g, x, (0, 0), w.shape)
+        return _as_linear(linear.by_weight, g, x, w.shape)
     return _library_by_weight(geometry, w.shape[2:], g, x)
 
 

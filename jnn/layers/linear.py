@@ -7,12 +7,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from ..core import checks, dtypes
 from ..core.function import function
 from ..core.initial import uniform_fan_in
 from ..core.spec import Layer, config, layer, param
+from ..kernels import linear as kernel
 
 Array = jax.Array
 
@@ -37,13 +37,14 @@ def linear(input: Array, weight: Array, bias: Array | None = None) -> Array:
         RuntimeError,
         **{"input.shape": input.shape, "weight.shape": weight.shape},
     )
-    # No transposed copy of the weight to be kept for the backward pass, which inside a scan would be one for each step.
-    y = lax.dot_general(input, weight, (((input.ndim - 1,), (weight.ndim - 1,)), ((), ())))
-    if bias is None:
-        return y
-    ok = bias.ndim <= y.ndim and all(b in (1, n) for b, n in zip(bias.shape[::-1], y.shape[::-1], strict=False))
-    checks.require(ok, "linear", "bias must broadcast to the output", RuntimeError, **{"bias.shape": bias.shape, "output.shape": y.shape})
-    return y + jnp.broadcast_to(bias, y.shape)
+    shape = (*input.shape[:-1], *weight.shape[:-1])
+    ok = bias is None or (bias.ndim <= len(shape) and all(b in (1, n) for b, n in zip(bias.shape[::-1], shape[::-1], strict=False)))
+    shapes = {"bias.shape": getattr(bias, "shape", None), "output.shape": shape}
+    checks.require(ok, "linear", "bias must broadcast to the output", RuntimeError, **shapes)
+    if weight.ndim == 2 and (bias is None or bias.shape == weight.shape[:1]):
+        return kernel.linear(input, weight, bias)
+    y = kernel.linear(input, weight.reshape(-1, weight.shape[-1])).reshape(shape)
+    return y if bias is None else y + jnp.broadcast_to(bias, y.shape)
 
 
 @function

@@ -13,14 +13,15 @@ namespace jnn {
 //   order(panel, group, w, to): a panel's weights, `right()` numbers;
 //   multiply(slab, group, left, begin, end, right, y): the outputs of a slab, of some panels.
 // Of both factors the one that is less in all, weights where there are `many()` places, is put in order for all tasks, and the other for
-// each task its own.
+// each task its own. One thread does it all where it is `alone`.
 template <class T, class Form>
-void run(ffi::ThreadPool& pool, const Form& form, const T* x, const T* w, T* y) {
+void run(ffi::ThreadPool& pool, const Form& form, const T* x, const T* w, T* y, bool alone = false) {
   const int64_t groups = form.groups(), slabs = form.slabs(), panels = form.panels(), left = form.left(), right = form.right();
+  const auto each = [&](int64_t tasks, const auto& work) { parallel(pool, tasks, work, alone); };
   if (form.many()) {
     const auto weights = memory<T>(groups * panels * right);
-    parallel(pool, groups * panels, [&](int64_t task) { form.order(task % panels, task / panels, w, weights.get() + task * right); });
-    parallel(pool, groups * slabs, [&](int64_t task) {
+    each(groups * panels, [&](int64_t task) { form.order(task % panels, task / panels, w, weights.get() + task * right); });
+    each(groups * slabs, [&](int64_t task) {
       const int64_t slab = task / groups, group = task % groups;
       const auto own = memory<T>(left);
       form.gather(slab, group, x, own.get());
@@ -28,8 +29,8 @@ void run(ffi::ThreadPool& pool, const Form& form, const T* x, const T* w, T* y) 
     });
   } else {
     const auto places = memory<T>(groups * slabs * left);
-    parallel(pool, groups * slabs, [&](int64_t task) { form.gather(task % slabs, task / slabs, x, places.get() + task * left); });
-    parallel(pool, groups * panels, [&](int64_t task) {
+    each(groups * slabs, [&](int64_t task) { form.gather(task % slabs, task / slabs, x, places.get() + task * left); });
+    each(groups * panels, [&](int64_t task) {
       const int64_t panel = task % panels, group = task / panels;
       const auto own = memory<T>(right);
       form.order(panel, group, w, own.get());

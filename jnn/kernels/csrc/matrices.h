@@ -58,8 +58,8 @@ constexpr std::array<Panel<T>, sizeof...(i)> panels_of(std::index_sequence<i...>
 template <class T, int vectors, int run = kLanes<T>>
 inline constexpr auto kPanels = panels_of<T, vectors, run>(std::make_index_sequence<kRowsOf<vectors>>());
 // Of as few columns as lanes, and as many rows as panels of tiles have.
-template <class T>
-inline constexpr auto kNarrowPanels = panels_of<T, 1, kLanes<T>>(std::make_index_sequence<kMostRows>());
+template <class T, int run = kLanes<T>>
+inline constexpr auto kNarrowPanels = panels_of<T, 1, run>(std::make_index_sequence<kMostRows>());
 
 // Outputs in panels of a tile's columns, the last of which may be narrow.
 template <class T>

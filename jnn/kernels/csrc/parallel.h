@@ -36,10 +36,11 @@ void together(ffi::ThreadPool& pool, int64_t members, const Work& work) {
   while (state->running.load()) std::this_thread::yield();
 }
 
-// Calls run(0), ..., run(tasks - 1) on the caller and on threads of the pool that come to it. What they stream is there afterwards.
+// Calls run(0), ..., run(tasks - 1) on the caller and, unless it works `alone`, on threads of the pool that come to it. What they stream
+// is there afterwards.
 template <class Run>
-void parallel(ffi::ThreadPool& pool, int64_t tasks, const Run& run) {
-  const int64_t members = std::min(tasks, pool.num_threads());
+void parallel(ffi::ThreadPool& pool, int64_t tasks, const Run& run, bool alone = false) {
+  const int64_t members = alone ? 1 : std::min(tasks, pool.num_threads());
   if (members < 2) {
     for (int64_t i = 0; i < tasks; ++i) run(i);
     return streamed();

@@ -1,0 +1,175 @@
+// Affine maps, y = x w^T + bias, and their gradients: products of matrices that stand by rows.
+
+#include <algorithm>
+#include <cstdint>
+
+#include "buffers.h"
+#include "factors.h"
+#include "matrices.h"
+#include "memory.h"
+#include "parallel.h"
+
+namespace jnn {
+namespace {
+
+using In = ffi::AnyBuffer;
+using Out = ffi::Result<ffi::AnyBuffer>;
+
+// Tiles that share a panel of the right factor at most, and the tasks of them that are wanted for each thread.
+constexpr int64_t kTilesAtOnce = kRegisters == 32 ? 4 : 12, kTasksAThread = 4;
+// Terms of a sum that are added up before the next.
+constexpr int64_t kDepth = 512;
+// Products of fewer terms are made by one thread.
+constexpr int64_t kAlone = 1 << 18;
+
+// A factor (rows, terms) or, `across`, its transpose (terms, rows).
+template <class T>
+struct Factor {
+  const T* data;
+  int64_t rows;
+  bool across;
+};
+
+// c[i][j] = bias[j] + sum over k of a[i][k] * b[j][k], by tiles of a that make slabs, and panels of b. `totals[i]` are the sums of an a
+// that is across.
+template <class T>
+class Product {
+ public:
+  Product(const Factor<T>& a, const Factor<T>& b, int64_t depth, int64_t threads, const T* bias, T* totals)
+      : a_(a),
+        b_(b),
+        depth_(depth),
+        pitch_(std::min<int64_t>(a.rows, kMost) * whole<T>(depth) + kLanes<T>),
+        tiles_(a.rows, kMost),
+        slabs_(tiles_.parts, std::clamp(tiles_.parts / (kTasksAThread * threads), int64_t{1}, kTilesAtOnce)),
+        panels_{b.rows},
+        bias_(bias),
+        totals_(totals) {}
+
+  int64_t groups() const { return 1; }
+  int64_t slabs() const { return slabs_.parts; }
+  int64_t panels() const { return panels_.count(); }
+  bool many() const { return a_.rows >= b_.rows; }
+  int64_t left() const { return std::min(tiles_.parts, kTilesAtOnce) * pitch_; }
+  int64_t right() const { return kTileColumns<T> * depth_; }
+
+  void gather(int64_t slab, int64_t, const T* a, T* to) const {
+    const int64_t first = slabs_.begin(slab), last = slabs_.begin(slab + 1);
+    for (int64_t t = first; t < last && !a_.across; ++t)
+      in_runs(a + tiles_.begin(t) * depth_, depth_, tiles_.size(t), depth_, to + (t - first) * pitch_);
+    for (int64_t k = 0; k < depth_ && a_.across; k += kDepth) across(first, last, k, std::min(kDepth, depth_ - k), a, to);
+  }
+
+  void order(int64_t panel, int64_t, const T* b, T* to) const {
+    const int64_t first = panel * kTileColumns<T>, width = panels_.width(panel), count = panels_.outputs(panel);
+    if (b_.across) return in_rows(b + first, b_.rows, depth_, count, width, to);
+    for (int64_t j = 0; j < width; j += kLanes<T>) in_columns(b + (first + j) * depth_, depth_, count - j, depth_, to + j, width);
+  }
+
+  void multiply(int64_t slab, int64_t, const T* a, int64_t begin, int64_t end, const T* b, T* c) const {
+    const int64_t first = slabs_.begin(slab), last = slabs_.begin(slab + 1);
+    for (int64_t k = 0; k < depth_; k += kDepth)
+      for (int64_t panel = begin; panel < end; ++panel)
+        for (int64_t t = first; t < last; ++t)
+          add(panel, t, k, a + (t - first) * pitch_ + k * tiles_.size(t), b + (panel - begin) * right() + k * panels_.width(panel), c);
+  }
+
+ private:
+  static constexpr int kMost = kRowsOf<kTileVectors>;
+
+  // Some terms of tiles, all of which stand in the same lines, and their sums. What is written behind a term is overwritten.
+  void across(int64_t first, int64_t last, int64_t k, int64_t terms, const T* a, T* to) const {
+    constexpr int kVectors = (kMost + kLanes<T> - 1) / kLanes<T>;
+    Vector<T> sums[kTilesAtOnce][kVectors] = {};
+    for (int64_t i = k; i < k + terms; ++i)
+      for (int64_t t = first; t < last; ++t) {
+        const int64_t count = tiles_.size(t);
+        for (int v = 0; v * kLanes<T> < count; ++v) {
+          const Vector<T> found = load_some(a + i * a_.rows + tiles_.begin(t) + v * kLanes<T>, count - v * kLanes<T>);
+          store(to + (t - first) * pitch_ + i * count + v * kLanes<T>, found);
+          sums[t - first][v] += found;
+        }
+      }
+    for (int64_t t = first; t < last && totals_; ++t)
+      for (int64_t i = 0; i < tiles_.size(t); ++i) {
+        T& total = totals_[tiles_.begin(t) + i];
+        total = (k ? total : T{0}) + sums[t - first][i / kLanes<T>][i % kLanes<T>];
+      }
+  }
+
+  // The terms from the k-th on of a tile and a panel. Those of panels that are not whole are made beside c.
+  void add(int64_t panel, int64_t t, int64_t k, const T* left, const T* right, T* c) const {
+    const int64_t first = panel * kTileColumns<T>, width = panels_.width(panel), count = panels_.outputs(panel), rows = tiles_.size(t);
+    T* to = c + tiles_.begin(t) * b_.rows + first;
+    T beside[kMost * kTileColumns<T>];
+    T* sums = count == width ? to : beside;
+    const int64_t stride = count == width ? b_.rows : width;
+    const bool before = k || bias_;
+    for (int64_t i = 0; i < rows && before; ++i) {
+      if (k == 0) std::copy_n(bias_ + first, count, sums + i * stride);
+      else if (sums != to) std::copy_n(to + i * b_.rows, count, sums + i * stride);
+    }
+    const auto& narrow = a_.across ? kNarrowPanels<T, 1> : kNarrowPanels<T>;
+    const auto& wide = a_.across ? kPanels<T, kTileVectors, 1> : kPanels<T, kTileVectors>;
+    const auto kernel = width == kLanes<T> ? narrow[rows - 1] : wide[rows - 1];
+    kernel(std::min(kDepth, depth_ - k), left, right, sums, stride, before);
+    for (int64_t i = 0; i < rows && sums != to; ++i) std::copy_n(sums + i * stride, count, to + i * b_.rows);
+  }
+
+  const Factor<T> a_, b_;
+  const int64_t depth_, pitch_;
+  const Parts tiles_, slabs_;
+  const Panels<T> panels_;
+  const T* bias_;
+  T* totals_;
+};
+
+template <class T>
+void multiply(ffi::ThreadPool& pool, const Factor<T>& a, const Factor<T>& b, int64_t depth, T* c, const T* bias, T* totals) {
+  const bool alone = a.rows * b.rows * depth < kAlone;
+  run(pool, Product<T>(a, b, depth, alone ? 1 : pool.num_threads(), bias, totals), a.data, b.data, c, alone);
+}
+
+// y (n, outputs) of x (n, inputs), w (outputs, inputs) and, where there is one, a bias (outputs).
+ffi::Error linear(ffi::ThreadPool pool, In x, In w, ffi::RemainingArgs bias, Out y) {
+  return by_type(x.element_type(), [&](auto zero) {
+    using T = decltype(zero);
+    const int64_t depth = x.dimensions()[1];
+    const T* added = bias.size() ? data<T>(*bias.get<In>(0)) : nullptr;
+    multiply<T>(pool, {data<T>(x), x.dimensions()[0], false}, {data<T>(w), w.dimensions()[0], false}, depth, data<T>(y), added, nullptr);
+  });
+}
+
+// The gradient by x, for g, that of y.
+ffi::Error linear_by_input(ffi::ThreadPool pool, In g, In w, Out slope) {
+  return by_type(g.element_type(), [&](auto zero) {
+    using T = decltype(zero);
+    const int64_t depth = w.dimensions()[0];
+    multiply<T>(pool, {data<T>(g), g.dimensions()[0], false}, {data<T>(w), w.dimensions()[1], true}, depth, data<T>(slope), nullptr,
+                nullptr);
+  });
+}
+
+// The gradients by w and, where it is wanted, by the bias.
+ffi::Error linear_by_weight(ffi::ThreadPool pool, In g, In x, Out slope, ffi::RemainingRets by_bias) {
+  return by_type(g.element_type(), [&](auto zero) {
+    using T = decltype(zero);
+    const int64_t depth = g.dimensions()[0];
+    T* totals = nullptr;
+    if (by_bias.size()) {
+      Out total = *by_bias.get<ffi::AnyBuffer>(0);
+      totals = data<T>(total);
+    }
+    multiply<T>(pool, {data<T>(g), g.dimensions()[1], true}, {data<T>(x), x.dimensions()[1], true}, depth, data<T>(slope), nullptr, totals);
+  });
+}
+
+auto bound() { return ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<In>().Arg<In>(); }
+
+}  // namespace
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jnn_linear, linear, bound().RemainingArgs().Ret<In>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jnn_linear_by_input, linear_by_input, bound().Ret<In>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jnn_linear_by_weight, linear_by_weight, bound().Ret<In>().RemainingRets());
+
+}  // namespace jnn
