@@ -117,7 +117,8 @@ def test_outputs_are_gathered_where_output_device_says():
     np.testing.assert_array_equal(copied(X), spread)
     functional = data_parallel(m, X, [0, 1], 3)
     np.testing.assert_array_equal(functional, spread)
-    np.testing.assert_array_equal(data_parallel(m, (), [0], module_kwargs={"input": X}), m(X))
+    # One program over the mesh sums products by XLA, a call of each layer by jnn's library: in another order.
+    np.testing.assert_allclose(data_parallel(m, (), [0], module_kwargs={"input": X}), m(X), rtol=1e-6, atol=1e-7)
 
 
 class TestParts:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 
 import jnn.functional as F
 from jnn.kernels import linear
@@ -118,3 +119,17 @@ def test_nan_and_infinities_stay_in_their_rows(bad, rng):
     y = F.linear(x, w.at[20, 1].set(bad), b)
     assert not np.isfinite(y[:, 20]).any()
     assert np.isfinite(y[:, :20]).all()
+
+
+@pytest.mark.parametrize(
+    "shapes", [((0,), (3, 0)), ((2, 0), (0,)), ((2, 0), (3, 0)), ((0, 4), (3, 4)), ((2, 4), (0, 4)), ((2, 0, 5), (3, 5))]
+)
+def test_without_elements_sums_are_zero(shapes):
+    x, w = (np.ones(shape, np.float32) for shape in shapes)
+    tensors = [torch.ones(shape, requires_grad=True) for shape in shapes]
+    expected = torch.nn.functional.linear(*tensors)
+    expected.sum().backward()
+    y, pull = jax.vjp(F.linear, x, w)
+    np.testing.assert_array_equal(y, expected.detach())
+    for slope, tensor in zip(pull(jnp.ones_like(y)), tensors, strict=True):
+        np.testing.assert_array_equal(slope, tensor.grad)

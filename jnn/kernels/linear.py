@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,7 +23,8 @@ def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
     """``x @ weight.T + bias`` for ``x`` (*, inputs)."""
     if not by_library():
         return _affine(x, weight, bias)
-    y = _linear(None, x.reshape(-1, x.shape[-1]), weight, *([] if bias is None else [bias]))[0]
+    # Not -1, which no elements leave open.
+    y = _linear(None, x.reshape(math.prod(x.shape[:-1]), x.shape[-1]), weight, *([] if bias is None else [bias]))[0]
     return y.reshape(*x.shape[:-1], weight.shape[0])
 
 

@@ -43,7 +43,7 @@ def linear(input: Array, weight: Array, bias: Array | None = None) -> Array:
     checks.require(ok, "linear", "bias must broadcast to the output", RuntimeError, **shapes)
     if weight.ndim == 2 and (bias is None or bias.shape == weight.shape[:1]):
         return kernel.linear(input, weight, bias)
-    y = kernel.linear(input, weight.reshape(-1, weight.shape[-1])).reshape(shape)
+    y = kernel.linear(input, jnp.atleast_2d(weight)).reshape(shape)
     return y if bias is None else y + jnp.broadcast_to(bias, y.shape)
 
 
