@@ -84,7 +84,7 @@ FORCED = {
 
 @pytest.mark.parametrize(("kernel", "rules"), [(kernel, rules) for kernel, *rules in FORCED.values()], ids=FORCED)
 @pytest.mark.parametrize("function", [F.conv2d, F.conv_transpose2d])
-def test_every_form_of_a_convolution_is_xlas(kernel, rules, function, rng, monkeypatch):
+def test_every_form_of_a_convolution_is_xlas(kernel, rules, function, rng, monkeypatch, quick_compilation):
     # The smaller factor of a product is another one in each function.
     shape = (4, 3) if function is F.conv2d else (3, 4)
     x, w = jnp.asarray(rng.standard_normal((2, 3, 6, 5))), jnp.asarray(rng.standard_normal((*shape, kernel, kernel)))
@@ -105,7 +105,7 @@ def test_every_form_of_a_convolution_is_xlas(kernel, rules, function, rng, monke
 
 @pytest.mark.parametrize("spatial", [(7,), (6, 5), (3, 4, 5)], ids=str)
 @pytest.mark.parametrize("padding", [(0, 0), (1, 1), (2, 1), (-1, 2)], ids=str)
-def test_winograds_algorithm(spatial, padding, rng):
+def test_winograds_algorithm(spatial, padding, rng, quick_compilation):
     n = len(spatial)
     if sum(padding) + min(spatial) < 3:
         padding = (1, 1)

@@ -64,7 +64,9 @@ CASES = {
 
 @pytest.mark.parametrize("form", ["", "patches", "slabs", "winograd", "outputs", "channels"])
 @pytest.mark.parametrize(("channels", "per_group", "outputs", "sizes", "kernel", "options"), CASES.values(), ids=CASES)
-def test_every_form_of_a_convolution_is_its_definition(form, channels, per_group, outputs, sizes, kernel, options, rng, monkeypatch):
+def test_every_form_of_a_convolution_is_its_definition(
+    form, channels, per_group, outputs, sizes, kernel, options, rng, monkeypatch, quick_compilation
+):
     monkeypatch.setattr(convolution, "_LIBRARY_FORM", form)
     options = dict(options)
     x, w = rng.standard_normal((options.pop("batch", 3), channels, *sizes)), rng.standard_normal((outputs, per_group, *kernel))

@@ -19,6 +19,8 @@ from jnn.kernels.platform import lowering
 
 from .oracle import quick_jit
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 # The first axes of groups, members and places, options, and the shape.
 NORMS = {
     "rows": (1, 1, 2, {}, (40, 33)),
@@ -114,7 +116,7 @@ DERIVATIVES = {
 
 @pytest.mark.parametrize("name", DERIVATIVES)
 @pytest.mark.parametrize("function", FUNCTIONS)
-def test_every_derivative_is_that_of_xlas(function, name, rng, quick_compilation):
+def test_every_derivative_is_that_of_xlas(function, name, rng):
     x, w = jnp.asarray(rng.standard_normal((3, 4, 5))), jnp.asarray(rng.standard_normal(5))
 
     def run():

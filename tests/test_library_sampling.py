@@ -10,6 +10,10 @@ import pytest
 import jnn.functional as F
 from jnn.kernels.platform import lowering
 
+from .oracle import quick_jit
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 def _both(run, *arrays, target="jnn_sample"):
     """What ``run`` gives by the library and without it."""
@@ -19,12 +23,13 @@ def _both(run, *arrays, target="jnn_sample"):
     found = call.compile()(*arrays)
     with lowering(native=False, library=False):
         jax.clear_caches()
-        return jax.tree.leaves(found), jax.tree.leaves(jax.jit(lambda *a: run(*a))(*arrays))
+        return jax.tree.leaves(found), jax.tree.leaves(quick_jit(lambda *a: run(*a))(*arrays))
 
 
 def _close(found, expected, rtol):
+    # Weights' derivatives that cancel leave their rounding, which has no size to be relative to.
     for a, b in zip(found, expected, strict=True):
-        np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol * float(np.nan_to_num(jnp.abs(b)).max() + 1e-9))
+        np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol * float(np.nan_to_num(jnp.abs(b)).max() + 1e-2))
 
 
 # Input and grid.
@@ -127,7 +132,7 @@ DERIVATIVES = {
 
 
 @pytest.mark.parametrize("name", DERIVATIVES)
-def test_every_derivative_is_that_of_xlas(name, rng, quick_compilation):
+def test_every_derivative_is_that_of_xlas(name, rng):
     x, grid = jnp.asarray(rng.standard_normal((2, 3, 5, 6))), jnp.asarray(rng.uniform(-1.2, 1.2, (2, 5, 6, 2)))
     target = "" if name == "by sample" else "jnn_sample"
     _close(*_both(DERIVATIVES[name](_sampled), x, grid, target=target), 1e-9)

@@ -46,7 +46,7 @@ def foreign(target: str, definition: Definition, attributes: Callable[[Any], dic
     mlir.register_lowering(primitive, lower, platform="cpu")
 
     def bind(static: Any, *arrays: Array) -> Arrays:
-        if not by_library() or not _taken(arrays):
+        if not takes(*arrays):
             return definition(static, *arrays)
         return tuple(primitive.bind(*alike(*arrays), static=static))
 
@@ -104,11 +104,18 @@ def differentiable(
         return outputs, tuple(tangent.bind(*alike(*primals, *residuals, tangents=tuple(moved[i] for i in smooth)), static=options))
 
     def bind(static: Any, *arrays: Array) -> Arrays:
-        if not by_library() or not _taken(arrays):
+        if not takes(*arrays):
             return definition(static, *arrays)
         return run(static, *arrays)
 
     return bind
+
+
+def takes(*arrays: Array) -> bool:
+    """Whether the library is called and takes these: they have elements and sizes that are numbers, and some are floats, of its types."""
+    floats = [x for x in arrays if jnp.issubdtype(x.dtype, jnp.inexact)]
+    known = all(isinstance(n, int) and n > 0 for x in arrays for n in x.shape)
+    return by_library() and known and bool(floats) and all(x.dtype.name in _FLOATS for x in floats)
 
 
 def gradient(definition: Definition) -> Callable[..., Arrays]:
@@ -154,10 +161,3 @@ def _whole(context: Any) -> bool:
     manual = getattr(module.axis_context, "manual_axes", None)
     alone = devices == 1 if manual is None else manual == frozenset(module.axis_context.mesh.axis_names)
     return alone and not module.lowering_parameters.for_export
-
-
-def _taken(arrays: Sequence[Array]) -> bool:
-    """Whether the library takes arrays: they have elements and sizes that are numbers, and some are floats, of types that it has."""
-    floats = [x for x in arrays if jnp.issubdtype(x.dtype, jnp.inexact)]
-    known = all(isinstance(n, int) and n > 0 for x in arrays for n in x.shape)
-    return known and bool(floats) and all(x.dtype.name in _FLOATS for x in floats)

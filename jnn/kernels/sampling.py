@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .bilinear import Like, bilinear
-from .foreign import foreign
+from .foreign import foreign, takes
 from .platform import by_library
 
 Array = jax.Array
@@ -47,11 +47,6 @@ def sample(form: Form, x: Array, weight: Array, index: Array, bounds: Array | No
     if bounds is None:
         bounds = jnp.zeros(1, np.int32)
     return _bilinear(form, x, weight, index, bounds)
-
-
-def takes(x: Array, index: Array) -> bool:
-    """Whether the library gathers from ``x``: where this is compiled for a CPU that has it."""
-    return by_library() and x.dtype.name in ("float32", "float64") and bool(x.size and index.size)
 
 
 def rows(x: Array, index: Array) -> Array:

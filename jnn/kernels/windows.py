@@ -18,6 +18,8 @@ import numpy as np
 from jax import lax
 
 from ..core import dtypes
+from . import sampling
+from .foreign import Arrays, foreign, takes
 from .platform import native
 from .sums import sums
 
@@ -26,6 +28,8 @@ Leaves = tuple[Array, ...]
 
 # So many bins are cut out one by one; more are gathered.
 _FEW_BINS = 8
+# The library numbers the places of a plane by 32 bits.
+_MOST = 2**31 - 1
 
 
 class Window(NamedTuple):
@@ -36,6 +40,11 @@ class Window(NamedTuple):
     dilation: int
     before: int
     count: int
+
+    def reaches(self, size: int) -> bool:
+        """Whether each window has one of ``size`` places."""
+        places = np.arange(self.count)[:, None] * self.stride - self.before + np.arange(self.size) * self.dilation
+        return bool(((places >= 0) & (places < size)).any(1).all())
 
 
 class Bins(NamedTuple):
@@ -66,7 +75,7 @@ def maximum(x: Array, windows: tuple[Window | Bins, ...], positions: bool) -> tu
 
     Ties go to the first place in row-major order, the gradient too; a window that holds NaN gives its last NaN.
     """
-    if all(isinstance(w, Window) for w in windows):
+    if all(isinstance(w, Window) for w in windows) and not _in_library(x, windows):
         return _maximum(x, windows, positions)
     return _maximum_by_place(windows, x, [], positions)
 
@@ -104,26 +113,64 @@ def _maximum(x: Array, windows: Sequence[Any], positions: bool) -> tuple[Array, 
 def _maximum_by_place(
     windows: tuple[Window | Bins, ...] | None, x: Array, places: list[Array], positions: bool
 ) -> tuple[Array, Array | None]:
-    """``_maximum`` over ``windows``, or over ``places`` where there are none."""
-    return _values_by_place(windows, x, places), _maximum(x, windows or places, True)[1] if positions else None
+    """``_maximum`` over ``windows``, or over ``places`` where there are none, with a gradient that adds one number for each."""
+    values = _values_by_place(windows, positions, x, places)
+    return values, _places(windows, x, places).astype(dtypes.index()) if positions else None
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _values_by_place(windows: tuple[Window | Bins, ...] | None, x: Array, places: list[Array]) -> Array:
-    return _maximum(x, windows or places, False)[0]
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _values_by_place(windows: tuple[Window | Bins, ...] | None, found: bool, x: Array, places: list[Array]) -> Array:
+    """The values, as they are ``found`` beside their places or by themselves, which XLA does faster."""
+    return _maxima(windows, x)[0] if found and _in_library(x, windows) else _maximum(x, windows or places, False)[0]
 
 
 @_values_by_place.defjvp
 def _values_by_place_jvp(
-    windows: tuple[Window | Bins, ...] | None, primals: tuple[Array, list[Array]], tangents: tuple[Array, Any]
+    windows: tuple[Window | Bins, ...] | None, _: bool, primals: tuple[Array, list[Array]], tangents: tuple[Array, Any]
 ) -> tuple[Array, Array]:
     # Reverse mode adds a number for each window. The gathers that the values may come by would add one for each of its places.
-    (x, places), (moved, _) = primals, tangents
-    values, flat = _maximum(x, windows or places, True)
+    (x, places), (moved, _none) = primals, tangents
+    return _values_by_place(windows, True, x, places), _picked(moved, _places(windows, x, places), len(windows or places))
+
+
+def _places(windows: tuple[Window | Bins, ...] | None, x: Array, places: list[Array]) -> Array:
+    # The library gives values and places in one call, and equal calls are one.
+    x = lax.stop_gradient(x)
+    flat = _maxima(windows, x)[1] if _in_library(x, windows) else _maximum(x, windows or places, True)[1]
     assert flat is not None
-    outer = x.shape[: x.ndim - len(windows or places)]
-    picked = jnp.take_along_axis(moved.reshape(*outer, -1), flat.reshape(*outer, -1), -1, mode="promise_in_bounds")
-    return values, picked.reshape(values.shape)
+    return flat
+
+
+def _picked(x: Array, flat: Array, axes: int) -> Array:
+    """The elements of ``x`` at the places ``flat`` among those of its trailing ``axes``."""
+    outer, plane = x.shape[: x.ndim - axes], math.prod(x.shape[x.ndim - axes :])
+    if takes(x, flat) and plane <= _MOST:
+        planes, index = x.reshape(math.prod(outer), 1, plane), flat.reshape(math.prod(outer), 1, -1).astype(np.int32)
+        form = sampling.Form(planes=True, missing=np.nan, weighted=False)
+        return sampling.sample(form, planes, jnp.ones((1, 1, 1), x.dtype), index).reshape(flat.shape)
+    picked = jnp.take_along_axis(x.reshape(*outer, plane), flat.reshape(*outer, -1), -1, mode="promise_in_bounds")
+    return picked.reshape(flat.shape)
+
+
+def _in_library(x: Array, windows: tuple[Window | Bins, ...] | None) -> bool:
+    """Whether the library finds the maxima of even windows, each of which has a place in ``x``."""
+    if windows is None or len(windows) > 3 or not takes(x):
+        return False
+    sizes = x.shape[x.ndim - len(windows) :]
+    return math.prod(sizes) <= _MOST and all(isinstance(w, Window) and w.reaches(n) for w, n in zip(windows, sizes, strict=True))
+
+
+def _as_found(windows: tuple[Window, ...], x: Array) -> Arrays:
+    values, places = _maximum(x, windows, True)
+    assert places is not None
+    return values, places.astype(np.int32)
+
+
+def _attributes(windows: tuple[Window, ...]) -> dict[str, Any]:
+    return {name: np.asarray([getattr(w, name) for w in windows], np.int64) for name in ("size", "stride", "dilation", "before")}
+
+
+_maxima = foreign("jnn_maxima", _as_found, _attributes)
 
 
 def _maximum_along(leaves: Leaves, axis: int, window: Any) -> Leaves:

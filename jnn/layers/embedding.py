@@ -15,6 +15,7 @@ from ..core.derivatives import straight_through
 from ..core.function import function
 from ..core.spec import Constant, Layer, config, layer, param
 from ..kernels import sampling
+from ..kernels.foreign import takes
 
 Array = jax.Array
 
@@ -174,7 +175,7 @@ def _bags(
     lookup: tuple[float | None, float, bool],
 ) -> Array:
     bags = None if offsets is None else len(offsets) - include_last_offset
-    if mode != "max" and lookup[0] is None and not lookup[2] and sampling.takes(weight, input) and bags != 0:
+    if mode != "max" and lookup[0] is None and not lookup[2] and takes(weight, input) and bags != 0:
         return _totals(input, weight, offsets, factors, padding_idx, mode, bags)
     rows = _rows(input, weight, *lookup).astype(dtypes.accumulator(weight.dtype))
     if factors is not None:

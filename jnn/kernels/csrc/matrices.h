@@ -71,17 +71,6 @@ struct Panels {
   int64_t width(int64_t panel) const { return outputs(panel) > kLanes<T> ? kTileColumns<T> : kLanes<T>; }
 };
 
-// The first `count` lanes, or all where there are more.
-template <class T>
-inline Vector<T> load_some(const T* from, int64_t count) {
-  return count >= kLanes<T> ? load(from) : load_masked(from, between(0, static_cast<int>(count)), 1);
-}
-
-template <class T>
-inline void store_some(T* to, Vector<T> v, int64_t count) {
-  count >= kLanes<T> ? store(to, v) : store_masked(to, v, between(0, static_cast<int>(count)), 1);
-}
-
 // Rows of `depth` terms, `stride` apart, in runs of a row's terms, as many as lanes; the last run is filled up with zeros.
 template <class T>
 void in_runs(const T* from, int64_t stride, int64_t rows, int64_t depth, T* to) {

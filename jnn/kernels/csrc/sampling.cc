@@ -51,6 +51,8 @@ struct Terms {
   const int32_t* index;
   const T* weight;
   int32_t nothing;
+  // Whether each place has the one entry of its number, without a weight.
+  bool single() const { return !weight && !entries.bounds && entries.each == 1; }
   T weight_of(int64_t entry) const { return weight ? weight[entry] : T{1}; }
 };
 
@@ -84,7 +86,16 @@ void gather(const Terms<T>& terms, int64_t width, int64_t begin, int64_t end, Ro
 template <class T>
 void scatter(const Terms<T>& terms, int64_t width, int64_t places, Rows<const T> g, Rows<T> x, int64_t begin, int64_t end) {
   const Entries& entries = terms.entries;
-  for (int64_t i = begin; i < end; ++i) std::fill(x.at(i), x.at(i) + width, T{0});
+  if (width == x.pitch) std::fill(x.at(begin), x.at(end), T{0});
+  else
+    for (int64_t i = begin; i < end; ++i) std::fill(x.at(i), x.at(i) + width, T{0});
+  if (width == 1 && x.pitch == 1 && terms.single()) {
+    for (int64_t p = 0; p < places; ++p) {
+      const int32_t i = terms.index[p];
+      if (i >= begin && i < end && i != terms.nothing) x.data[i] += *g.at(p);
+    }
+    return;
+  }
   for (int64_t p = 0; p < places; ++p) {
     for (int64_t e = entries.first(p), last = entries.end(p); e < last; e += entries.apart) {
       const int32_t i = terms.index[e];

@@ -79,10 +79,41 @@ inline std::pair<Vector<T>, Vector<T>> interleaved(Vector<T> a, Vector<T> b) {
   return interleaved_of<T>(a, b, std::make_index_sequence<kLanes<T>>());
 }
 
+// a[0], a[2], ... b[0], b[2], ... and a[1], a[3], ...
+template <class T, size_t... i>
+inline std::pair<Vector<T>, Vector<T>> apart_of(Vector<T> a, Vector<T> b, std::index_sequence<i...>) {
+  return {__builtin_shufflevector(a, b, 2 * i...), __builtin_shufflevector(a, b, (2 * i + 1)...)};
+}
+
+template <class T>
+inline std::pair<Vector<T>, Vector<T>> apart(Vector<T> a, Vector<T> b) {
+  return apart_of<T>(a, b, std::make_index_sequence<kLanes<T>>());
+}
+
 // Bit i says whether lane i counts.
 using Mask = uint32_t;
 
 inline Mask between(int first, int end) { return first >= end ? 0 : ((end < 32 ? 1u << end : 0u) - 1u) & ~((1u << first) - 1u); }
+
+#if defined(__AVX2__) && !defined(__AVX512F__)
+// All bits of the lanes of a mask.
+template <class T>
+inline __m256i lanes_of(Mask mask) {
+  if constexpr (sizeof(T) == 4) {
+    const __m256i bits = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+    return _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(mask), bits), bits);
+  } else {
+    const __m256i bits = _mm256_setr_epi64x(1, 2, 4, 8);
+    return _mm256_cmpeq_epi64(_mm256_and_si256(_mm256_set1_epi64x(mask), bits), bits);
+  }
+}
+
+template <class T>
+inline Vector<T> load_lanes(const T* from, Mask mask) {
+  if constexpr (sizeof(T) == 4) return (Vector<T>)_mm256_maskload_ps(from, lanes_of<T>(mask));
+  else return (Vector<T>)_mm256_maskload_pd(from, lanes_of<T>(mask));
+}
+#endif
 
 // from[i * step] in the lanes of the mask, 0 in others, which are not read.
 template <class T>
@@ -99,6 +130,11 @@ inline Vector<T> load_masked(const T* from, Mask mask, int64_t step) {
   } else {
     if (step == 1) return (Vector<T>)_mm512_maskz_loadu_pd(mask, from);
   }
+#elif defined(__AVX2__)
+  if (step == 1) return load_lanes(from, mask);
+  if constexpr (sizeof(T) == 4) {
+    if (step == 2) return apart<T>(load_lanes(from, _pdep_u32(mask, 0x55)), load_lanes(from + 8, _pdep_u32(mask >> 4, 0x55))).first;
+  }
 #endif
   T lanes[kLanes<T>] = {};
   for (; mask; mask &= mask - 1) lanes[__builtin_ctz(mask)] = from[__builtin_ctz(mask) * step];
@@ -111,11 +147,18 @@ inline Vector<T> load_spread(const T* from, Mask mask) {
 #if defined(__AVX512F__)
   if constexpr (sizeof(T) == 4) return (Vector<T>)_mm512_maskz_expandloadu_ps(mask, from);
   else return (Vector<T>)_mm512_maskz_expandloadu_pd(mask, from);
-#else
+#elif defined(__AVX2__)
+  if constexpr (sizeof(T) == 4) {
+    // A byte of ones for each lane of the mask, into which the numbers of those that are read go.
+    const uint64_t lanes = _pdep_u64(mask, 0x0101010101010101) * 0xff, read = _pdep_u64(0x0706050403020100, lanes);
+    const __m256i numbers = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(read));
+    const __m256 values = _mm256_permutevar8x32_ps((__m256)load_lanes(from, between(0, __builtin_popcount(mask))), numbers);
+    return (Vector<T>)_mm256_and_ps(values, (__m256)lanes_of<T>(mask));
+  }
+#endif
   T lanes[kLanes<T>] = {};
   for (; mask; mask &= mask - 1) lanes[__builtin_ctz(mask)] = *from++;
   return load(lanes);
-#endif
 }
 
 // The lanes of the mask to to[i * step]; others are not written.
@@ -126,10 +169,23 @@ inline void store_masked(T* to, Vector<T> v, Mask mask, int64_t step) {
     if constexpr (sizeof(T) == 4) return _mm512_mask_storeu_ps(to, mask, (__m512)v);
     else return _mm512_mask_storeu_pd(to, mask, (__m512d)v);
   }
+#else
+  if (step == 1 && mask == between(0, kLanes<T>)) return store(to, v);
 #endif
   T lanes[kLanes<T>];
   store(lanes, v);
   for (; mask; mask &= mask - 1) to[__builtin_ctz(mask) * step] = lanes[__builtin_ctz(mask)];
+}
+
+// The first `count` lanes, or all where there are more.
+template <class T>
+inline Vector<T> load_some(const T* from, int64_t count) {
+  return count >= kLanes<T> ? load(from) : load_masked(from, between(0, static_cast<int>(count)), 1);
+}
+
+template <class T>
+inline void store_some(T* to, Vector<T> v, int64_t count) {
+  count >= kLanes<T> ? store(to, v) : store_masked(to, v, between(0, static_cast<int>(count)), 1);
 }
 
 }  // namespace jnn

@@ -1,0 +1,103 @@
+"""Maxima over windows by jnn's library for CPUs are what they are defined as, in every derivative."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jnn.functional as F
+from jnn.kernels import windows
+from jnn.kernels.platform import lowering
+from jnn.kernels.windows import Window
+
+# Sizes of the planes, and by axis size, stride, dilation and places before the first.
+SHAPES = {
+    "in steps of the window": ((8, 8), ((2, 2, 1, 0), (2, 2, 1, 0))),
+    "overlapping": ((13, 70), ((3, 2, 1, 1), (3, 2, 1, 1))),
+    "in steps of one": ((9, 37), ((3, 1, 1, 1), (5, 1, 1, 2))),
+    "in long steps": ((20, 41), ((3, 5, 1, 0), (2, 7, 1, 1))),
+    "in steps of three, dilated": ((15, 110), ((2, 3, 2, 1), (4, 3, 2, 3))),
+    "of one place": ((3, 5), ((1, 1, 1, 0), (1, 2, 1, 0))),
+    "along a row": ((301,), ((7, 2, 1, 3),)),
+    "of volumes": ((5, 6, 19), ((2, 2, 1, 1), (3, 1, 2, 0), (3, 2, 1, 1))),
+}
+KINDS = {
+    "ties": lambda rng, shape: rng.integers(0, 3, shape),
+    "nan": lambda rng, shape: np.where(rng.random(shape) < 0.2, np.nan, rng.integers(0, 3, shape)),
+    "infinite": lambda rng, shape: rng.choice([-np.inf, -np.inf, np.inf, 0.0], shape),
+}
+
+
+def _windows(sizes, axes):
+    return tuple(Window(*axis, (n + 2 * axis[3] - axis[2] * (axis[0] - 1) - 1) // axis[1] + 1) for n, axis in zip(sizes, axes, strict=True))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("sizes", "axes"), SHAPES.values(), ids=SHAPES)
+def test_maxima_their_places_and_gradients_are_their_definition(sizes, axes, kind, rng):
+    static = _windows(sizes, axes)
+
+    def run(x):
+        values, pull = jax.vjp(lambda x: windows.maximum(x, static, False)[0], x)
+        g = jnp.arange(values.size, dtype=x.dtype).reshape(values.shape)
+        return *windows.maximum(x, static, True), values, *pull(g)
+
+    for dtype in (np.float32, np.float64):
+        x = jnp.asarray(KINDS[kind](rng, (2, 3, *sizes)), dtype)
+        np.testing.assert_array_equal(windows.maximum(x, static, False)[0], windows.maximum(x, static, True)[0])
+        call = jax.jit(run).lower(x).compile()
+        # Values, places and what the gradient needs of them.
+        assert call.as_text().count('custom_call_target="jnn_maxima"') == 1
+        jax.clear_caches()
+        with lowering(native=False, library=False):
+            expected = jax.jit(run)(x)
+        for a, b in zip(call(x), expected, strict=True):
+            assert a.dtype == b.dtype
+            np.testing.assert_array_equal(a, b)
+
+
+def _pooled(x):
+    return F.max_pool2d(x, 3, 2, 1)
+
+
+def _cubes(x):
+    return (_pooled(x) ** 3).sum()
+
+
+DERIVATIVES = {
+    "forward": lambda x: jax.jvp(_pooled, (x,), (x**2,)),
+    "twice": lambda x: jax.jvp(jax.grad(_cubes), (x,), (x**2,)),
+    "reverse twice": jax.grad(lambda x: (jax.grad(_cubes)(x) ** 2).sum()),
+    "by sample": jax.vmap(jax.grad(_cubes)),
+    "places by sample": jax.vmap(lambda x: F.max_pool2d(x, 3, 2, 1, return_indices=True)),
+    "in loops, computed again": jax.grad(
+        lambda x: jax.lax.scan(lambda c, _: (c + jax.checkpoint(_cubes)(x + c), None), x.mean(), None, 2)[0],
+    ),
+    "adaptive": jax.grad(lambda x: (F.adaptive_max_pool2d(x, (3, 4)) ** 3).sum()),
+    "fractional": jax.grad(lambda x: (F.fractional_max_pool2d(x, 2, 3, _random_samples=jnp.full((2, 3, 2), 0.3)) ** 3).sum()),
+}
+
+
+@pytest.mark.parametrize("name", DERIVATIVES)
+def test_every_derivative_is_that_of_xlas(name, rng, quick_compilation):
+    x = jnp.asarray(rng.standard_normal((2, 3, 7, 9)))
+
+    def run():
+        jax.clear_caches()
+        return jax.tree.leaves(jax.jit(DERIVATIVES[name])(x))
+
+    found = run()
+    with lowering(native=True):
+        for a, b in zip(found, run(), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-12)
+
+
+def test_what_the_library_has_not_is_left_to_xla(rng):
+    x = jnp.asarray(rng.integers(-9, 9, (2, 3, 8, 8)))
+    for dtype in (jnp.bfloat16, np.int32):
+        assert "jnn_maxima" not in jax.jit(lambda x: F.max_pool2d(x, 2, return_indices=True)).lower(x.astype(dtype)).as_text()
+    # Its first window ends before the first place, and its last begins behind the last.
+    nowhere = F.max_pool1d(jnp.ones((1, 1, 1)), 2, 1, 1, 2)
+    np.testing.assert_array_equal(nowhere, [[[-np.inf]]])
