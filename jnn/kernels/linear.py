@@ -74,7 +74,7 @@ def _with_residuals(_: None, *arrays: Array) -> tuple[Arrays, Arrays]:
 
 
 def _backward(_: None, gs: Arrays, residuals: Arrays, arrays: Arrays, wanted: Sequence[bool]) -> list[Array | None]:
-    (g,), (x, weight, *_) = gs, arrays
+    (g,), (x, weight) = gs, arrays[:2]
     total = any(wanted[2:])
     by_x = by_input(g, weight) if wanted[0] else None
     if not wanted[1]:
