@@ -94,6 +94,17 @@ def test_every_derivative_is_that_of_xlas(name, rng, quick_compilation):
             np.testing.assert_allclose(a, b, rtol=1e-12)
 
 
+@pytest.mark.parametrize("check_vma", [True, False])
+def test_devices_each_find_maxima_by_the_library(check_vma, rng):
+    mesh = jax.make_mesh((2,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
+    x = jnp.asarray(rng.standard_normal((4, 3, 7, 9)))
+    each = jax.jit(jax.shard_map(jax.grad(_cubes), mesh=mesh, in_specs=jax.P("d"), out_specs=jax.P("d"), check_vma=check_vma))
+    assert "jnn_maxima" in each.lower(x).as_text()
+    assert "jnn_sample_by_rows" in each.lower(x).as_text()
+    np.testing.assert_array_equal(each(x), jax.grad(_cubes)(x))
+    np.testing.assert_array_equal(jax.pmap(jax.grad(_cubes))(x[:, None])[:, 0], each(x))
+
+
 def test_what_the_library_has_not_is_left_to_xla(rng):
     x = jnp.asarray(rng.integers(-9, 9, (2, 3, 8, 8)))
     for dtype in (jnp.bfloat16, np.int32):

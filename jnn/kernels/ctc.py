@@ -9,6 +9,7 @@ from jax import lax
 from ..core import dtypes
 from ..core.derivatives import straight_through
 from ..core.function import function
+from .varying import alike
 
 Array = jax.Array
 
@@ -38,7 +39,8 @@ def _log_likelihood(log_probs: Array, labels: Array, live: Array, lengths: Array
         return (jnp.where(here[:, None], new[0], gap), jnp.where(here[:, None], new[1], label)), None
 
     start = jnp.concatenate([jnp.zeros_like(none), jnp.broadcast_to(none, (n, length))], 1), jnp.broadcast_to(none, (n, length))
-    (gap, label), _ = lax.scan(step, start, (log_probs[:, :, blank], emitted, live))
+    start, frames = alike(start, (log_probs[:, :, blank], emitted, live))
+    (gap, label), _ = lax.scan(step, start, frames)
     ends = jnp.logaddexp(gap, jnp.concatenate([none, label], 1))
     return jnp.take_along_axis(ends, lengths[:, None], 1, mode="promise_in_bounds")[:, 0]
 
@@ -46,7 +48,7 @@ def _log_likelihood(log_probs: Array, labels: Array, live: Array, lengths: Array
 @jax.custom_jvp
 def _mass(log_probs: Array, factor: Array) -> Array:
     """0 for each sequence, with the derivative ``factor exp(log_probs)``."""
-    return jnp.zeros(log_probs.shape[1], log_probs.dtype)
+    return jnp.zeros_like(log_probs[0, :, 0])
 
 
 @_mass.defjvp

@@ -101,7 +101,7 @@ def differentiable(
         outputs, residuals = forward(static, *primals)
         smooth = tuple(i for i, x in enumerate(primals) if jnp.issubdtype(x.dtype, jnp.inexact))
         options = (("static", static), ("smooth", smooth), ("count", len(primals)))
-        return outputs, tuple(tangent.bind(*alike(*primals, *residuals, tangents=tuple(moved[i] for i in smooth)), static=options))
+        return outputs, tuple(tangent.bind(*alike(*primals, *residuals, *(moved[i] for i in smooth)), static=options))
 
     def bind(static: Any, *arrays: Array) -> Arrays:
         if not takes(*arrays):

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from ..core import checks, dtypes
+from .varying import alike
 
 Array = jax.Array
 
@@ -127,5 +128,6 @@ def _all_at_once(x: Array, head: Head, target: Array, scale: Array | None, smoot
     head = head._replace(matrix=head.matrix.reshape(classes, -1))
     parts = _Part(numbers, jax.tree.map(part, head), probabilities)
     zero = jnp.zeros((places, n), dtype)
-    sums, _ = lax.scan(step, _Sums(zero - 1e30, zero, zero, zero), parts)
+    x, scale, start, parts = alike(x, scale, _Sums(zero - 1e30, zero, zero, zero), parts)
+    sums, _ = lax.scan(step, start, parts)
     return (sums.targets * jnp.log(sums.exponentials) - sums.products).astype(x.dtype).T

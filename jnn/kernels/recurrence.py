@@ -12,6 +12,7 @@ import numpy as np
 from jax import lax
 
 from .foreign import differentiable, foreign, gradient
+from .varying import alike
 
 Array = jax.Array
 State = tuple[Array, ...]
@@ -190,7 +191,7 @@ class _Wanted(NamedTuple):
 
 def _operands(form: _Form, arrays: State) -> tuple[Any, ...]:
     """What the loop takes: the lanes, the state, the state's weight, the projection and what is valid."""
-    a = form.named(arrays)
+    a = form.named(alike(*arrays))
     state = (a["h"],) if a["c"] is None else (a["h"], a["c"])
     valid = None if a["valid"] is None else a["valid"][..., None] != 0
     base = lanes(form.mode, a["x"], a["weight"], a["bias"], a["bias_hh"])

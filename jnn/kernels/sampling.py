@@ -12,6 +12,7 @@ import numpy as np
 from .bilinear import Like, bilinear
 from .foreign import foreign, takes
 from .platform import by_library
+from .varying import transposed
 
 Array = jax.Array
 
@@ -100,12 +101,12 @@ def _planes(form: Form, x: Array, weight: Array, index: Array) -> Array:
 
 def _by_rows(static: tuple[Form, Like], g: Array, weight: Array, index: Array, bounds: Array) -> Array:
     form, like = static
-    return jax.linear_transpose(lambda x: _sample(form, x, weight, index, bounds), like)(g)[0]
+    return transposed(lambda x: _sample(form, x, weight, index, bounds), like, g)
 
 
 def _by_weight(static: tuple[Form, Like], g: Array, x: Array, index: Array, bounds: Array) -> Array:
     form, like = static
-    return jax.linear_transpose(lambda weight: _sample(form, x, weight, index, bounds), like)(g)[0]
+    return transposed(lambda weight: _sample(form, x, weight, index, bounds), like, g)
 
 
 def _by_weight_of_one(*given: Any) -> tuple[Array]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,21 +12,16 @@ from jax import lax
 Array = jax.Array
 
 
-def alike(*arrays: Any, tangents: tuple[Any, ...] = ()) -> tuple[Any, ...]:
-    """The arrays, all of them varying along the axes along which any of them does: what a primitive of one's own needs.
-
-    Those of ``tangents``, which follow, are made so too; as of them nothing else may depend, they are not looked at.
-    """
-    if not jax.sharding.get_abstract_mesh().manual_axes or not all(x.size for x in arrays):
-        return (*arrays, *tangents)
-    one = jnp.ones(())
-    for x in arrays:
-        one *= _one(x).astype(one.dtype)
-    return tuple(x * one.astype(x.dtype) for x in (*arrays, *tangents))
+def alike(*trees: Any) -> tuple[Any, ...]:
+    """The pytrees, all of whose arrays vary along the axes along which any does: what loops and primitives of one's own need."""
+    arrays, form = jax.tree.flatten(trees)
+    own = [jax.typeof(x).manual_axis_type.varying for x in arrays]
+    every = frozenset[Any]().union(*own)
+    cast = (x if axes == every else lax.pcast(x, tuple(sorted(every - axes)), to="varying") for x, axes in zip(arrays, own, strict=True))
+    return jax.tree.unflatten(form, cast)
 
 
-def _one(x: Array) -> Array:
-    """1, of the type of ``x``."""
-    first = lax.squeeze(lax.slice(x, [0] * x.ndim, [1] * x.ndim), range(x.ndim))
-    one = jnp.ones((), x.dtype)
-    return jnp.where(first == first, one, one)
+def transposed(linear: Callable[[Array], Array], like: jax.ShapeDtypeStruct, g: Array) -> Array:
+    """The transposition of ``linear``, a function of an array like this one, of ``g``; both vary along the same axes."""
+    example, _ = alike(jnp.zeros(like.shape, like.dtype), g)
+    return jax.linear_transpose(linear, example)(g)[0]

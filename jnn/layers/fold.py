@@ -14,6 +14,7 @@ from ..core import checks, dtypes
 from ..core.function import function
 from ..core.spec import Layer, layer
 from ..kernels.taps import out_sizes, taps
+from ..kernels.varying import transposed
 
 Array = jax.Array
 Size = int | Sequence[int]
@@ -101,8 +102,7 @@ def fold(input: Array, output_size: Size, kernel_size: Size, dilation: Size = 1,
     columns = functools.partial(_columns, kernel=kernel, dilation=dilation, padding=padding, stride=stride, sizes=sizes)
     unfolded = jax.ShapeDtypeStruct((math.prod(batch), channels, *image), dtype)
     blocks = input.reshape(math.prod(batch), channels, math.prod(kernel), *sizes).astype(dtype)
-    (y,) = jax.linear_transpose(columns, unfolded)(blocks)
-    return y.reshape(*batch, channels, *image).astype(input.dtype)
+    return transposed(columns, unfolded, blocks).reshape(*batch, channels, *image).astype(input.dtype)
 
 
 @layer
