@@ -72,8 +72,8 @@ def test_vmap_equals_a_loop(case, key):
 def test_forward_mode_equals_reverse_mode(case, key):
     run = Runner(case, key)
     tangent = run.direction(0)
-    forward = quick_jit(lambda *at: jax.jvp(run.scalar, at, tangent)[1])(run.floats, run.params)
-    reverse = quick_jit(jax.grad(run.scalar, argnums=(0, 1)))(run.floats, run.params)
+    both = quick_jit(lambda *at: (jax.jvp(run.scalar, at, tangent)[1], jax.grad(run.scalar, argnums=(0, 1))(*at)))
+    forward, reverse = both(run.floats, run.params)
     np.testing.assert_allclose(forward, dot(reverse, tangent), rtol=1e-7, atol=1e-9)
 
 
@@ -82,21 +82,21 @@ def test_second_order_forward_over_reverse_equals_reverse_over_reverse(case, key
     run = Runner(case, key)
     tangent = run.direction(1)
     grad = jax.grad(run.scalar, argnums=(0, 1))
-    forward = quick_jit(lambda *at: jax.jvp(grad, at, tangent)[1])(run.floats, run.params)
-    reverse = quick_jit(jax.grad(lambda f, p: dot(grad(f, p), tangent), argnums=(0, 1)))(run.floats, run.params)
+    of_dot = jax.grad(lambda f, p: dot(grad(f, p), tangent), argnums=(0, 1))
+    forward, reverse = quick_jit(lambda *at: (jax.jvp(grad, at, tangent)[1], of_dot(*at)))(run.floats, run.params)
     oracle.assert_close(jax.tree.leaves(forward), jax.tree.leaves(reverse), 1e-6, 1e-8)
 
 
 @pytest.mark.parametrize("case", rows(test="scan"), ids=ids)
 def test_scan_and_remat_equal_plain(case, key):
     run = Runner(case, key)
-    expected = quick_jit(jax.grad(run.scalar, argnums=(0, 1)))(run.floats, run.params)
 
     def scanned(floats, params):
         body = jax.checkpoint(lambda carry, _: (carry + run.scalar(floats, params), None))
         return jax.lax.scan(body, jnp.zeros(()), None, length=2)[0] / 2
 
-    got = quick_jit(jax.grad(scanned, argnums=(0, 1)))(run.floats, run.params)
+    plain, looped = (jax.grad(f, argnums=(0, 1)) for f in (run.scalar, scanned))
+    expected, got = quick_jit(lambda *at: (plain(*at), looped(*at)))(run.floats, run.params)
     oracle.assert_close(jax.tree.leaves(got), jax.tree.leaves(expected), 1e-7, 1e-9)
 
 

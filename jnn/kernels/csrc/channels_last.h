@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <vector>
 
 #include "cut.h"
 #include "geometry.h"
@@ -47,7 +48,12 @@ template <class T>
 class ChannelsLast {
  public:
   ChannelsLast(const Grid& grid, int64_t channels, const Cut& cut)
-      : grid_(grid), reach_(grid), input_(reach_.input(cut.size)), channels_(channels), images_(cut.most_images) {}
+      : grid_(grid), reach_(grid), input_(reach_.input(cut.size)), channels_(channels), images_(cut.most_images) {
+    inside_ = inside(2, 0);
+    if (reach_.skip(1) != 1 || reach_.skip(2) != 1 || inside_.size() != grid.in[2]) return;
+    for (int64_t y = 0; y < input_[1]; ++y)
+      for (int64_t x = 0; x < grid.in[2]; ++x) through_.push_back(at(0, y, inside_.begin + x));
+  }
 
   const Reach& reach() const { return reach_; }
   const Ints& input() const { return input_; }
@@ -59,29 +65,60 @@ class ChannelsLast {
   int64_t at(int64_t z, int64_t y, int64_t x) const { return ((z * input_[1] + y) * input_[2] + x) * channels_; }
 
   // The slab's input, of channels from x on, of which there are `all` in an image.
-  void fill(const Slab& slab, const T* x, int64_t all, T* to) const {
-    const int64_t a_channel = product(grid_.in), left = reach_.low(2), skip = reach_.skip(2), row = input_[2] * channels_;
-    const int64_t first = left < 0 ? std::min((-left + skip - 1) / skip, input_[2]) : 0;
-    const int64_t end = std::clamp(left < grid_.in[2] ? (grid_.in[2] - 1 - left) / skip + 1 : 0, first, input_[2]);
+  void fill(const Slab& slab, const T* x, int64_t all, T* to) const { fill(slab, x, all, to, channels_); }
+
+  // The same of `count` channels only.
+  void fill(const Slab& slab, const T* x, int64_t all, T* to, int64_t count) const {
+    const int64_t a_depth = at(1, 0, 0), a_row = at(0, 1, 0);
     for (int64_t i = 0; i < slab.images; ++i)
-      for (int64_t z = 0; z < input_[0]; ++z)
-        for (int64_t y = 0; y < input_[1]; ++y, to += row) {
-          const int64_t depth = slab.begin[0] * grid_.in_step[0] + reach_.low(0) + z * reach_.skip(0);
-          const int64_t line = slab.begin[1] * grid_.in_step[1] + reach_.low(1) + y * reach_.skip(1);
-          const bool inside = depth >= 0 && depth < grid_.in[0] && line >= 0 && line < grid_.in[1];
-          std::fill(to, to + (inside ? first * channels_ : row), T{0});
-          if (!inside) continue;
-          const T* from = x + (slab.image + i) * all * a_channel + (depth * grid_.in[1] + line) * grid_.in[2] + left;
-          transpose(from + first * skip, a_channel, channels_, end - first, to + first * channels_, channels_, skip);
-          std::fill(to + end * channels_, to + row, T{0});
+      for (int64_t z = 0; z < input_[0]; ++z, to += a_depth) {
+        const Range depths = inside(0, slab.begin[0]), rows = z < depths.begin || z >= depths.end ? Range{0, 0} : inside(1, slab.begin[1]);
+        const int64_t depth = place(0, slab.begin[0], z), row = place(1, slab.begin[1], rows.begin);
+        std::fill(to, to + rows.begin * a_row, T{0});
+        for (int64_t y = rows.begin; y < rows.end; ++y) {
+          std::fill(to + y * a_row, to + y * a_row + inside_.begin * channels_, T{0});
+          std::fill(to + y * a_row + inside_.end * channels_, to + (y + 1) * a_row, T{0});
         }
+        std::fill(to + rows.end * a_row, to + a_depth, T{0});
+        copy(rows, x + (((slab.image + i) * all * grid_.in[0] + depth) * grid_.in[1] + row) * grid_.in[2], to, count);
+      }
   }
 
  private:
+  struct Range {
+    int64_t begin, end;
+    int64_t size() const { return end - begin; }
+  };
+
+  // Where the i-th place that is kept along a dimension stands in the input, for outputs from `begin` on.
+  int64_t place(int d, int64_t begin, int64_t i) const { return begin * grid_.in_step[d] + reach_.low(d) + i * reach_.skip(d); }
+
+  // Which of the places that are kept along a dimension are inside the input.
+  Range inside(int d, int64_t begin) const {
+    const int64_t from = place(d, begin, 0), skip = reach_.skip(d), kept = input_[d];
+    const int64_t first = from < 0 ? std::min((skip - 1 - from) / skip, kept) : 0;
+    return {first, std::clamp(from < grid_.in[d] ? (grid_.in[d] - 1 - from) / skip + 1 : 0, first, kept)};
+  }
+
+  // Rows of `count` channels, of which the first begins at `from`; those that follow each other in the input are one.
+  void copy(const Range& rows, const T* from, T* to, int64_t count) const {
+    const int64_t a_channel = product(grid_.in), width = grid_.in[2];
+    if (!through_.empty()) {
+      const int32_t* at = through_.data() + rows.begin * width;
+      return transpose_to(from, a_channel, count, rows.size() * width, 1, [=](int64_t j) { return to + at[j]; });
+    }
+    from += place(2, 0, inside_.begin), to += this->at(0, rows.begin, inside_.begin);
+    for (int64_t y = 0; y < rows.size(); ++y, from += reach_.skip(1) * width, to += this->at(0, 1, 0))
+      transpose(from, a_channel, count, inside_.size(), to, channels_, reach_.skip(2));
+  }
+
   const Grid& grid_;
   const Reach reach_;
   const Ints input_;
   const int64_t channels_, images_;
+  // The columns that are inside the input, and where its places stand if its rows are kept whole.
+  Range inside_;
+  std::vector<int32_t> through_;
 };
 
 }  // namespace jnn

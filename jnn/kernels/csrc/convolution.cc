@@ -32,6 +32,9 @@ constexpr double kRow = 9;
 // weight are read from the last cache.
 constexpr double kTransforms = 1.2;
 constexpr int64_t kChannels = 16, kChannelsOfWeights = 24;
+// Up to how many outputs of each channel lanes are channels, and in gradients by the weight; and how many lanes may be idle for each that
+// is not.
+constexpr int64_t kOutputs = 8, kOutputsOfWeights = 2, kIdle = 4;
 
 // The form that is taken where it can be, or none; and whether Winograd's algorithm is barred.
 struct Choice {
@@ -41,8 +44,11 @@ struct Choice {
   bool allows(std::string_view name, bool chosen) const { return form.empty() ? chosen : form == name; }
 };
 
-// Depthwise: few outputs, of a channel of their own.
-bool by_channel(const Channels& c) { return c.groups > 1 && c.in == 1 && c.out <= 2; }
+// Whether lanes are groups of one channel, of `most` outputs each; of fewer groups most lanes would be idle.
+template <class T>
+bool by_channel(const Choice& choice, const Channels& c, int64_t most) {
+  return c.in == 1 && choice.allows("channels", c.out <= most && kIdle * c.groups > kLanes<T>);
+}
 
 // Whether the columns that slabs have between rows, whole tiles, and the rows that are copied cost less than patches do.
 template <class T>
@@ -87,19 +93,16 @@ void convolve(ffi::ThreadPool& pool, const Choice& choice, const Channels& c, co
   const bool read = std::any_of(grids.begin(), grids.end(), [](const Grid& grid) { return !grid.taps.empty(); });
   if (grids.size() == 1 && by_winograd(choice, c, grids[0], kChannels)) return winograd::convolve(pool, c, grids[0], x, w, y);
   if (read && choice.allows("outputs", by_outputs<T>(c, grids))) return outputs::convolve(pool, c, grids, x, w, y);
+  if (read && by_channel<T>(choice, c, kOutputs)) return depthwise::convolve(pool, c, grids, x, w, y);
   for (Grid grid : grids) {
-    if (choice.allows("channels", by_channel(c)) && c.in == 1 && grid.out_step == Ints{1, 1, 1}) {
-      depthwise::convolve(pool, c, grid, depthwise::Plan<T>(grid), x, w, y);
-    } else {
-      grid.flatten();
-      choice.allows("slabs", by_slabs<T>(c, grid)) ? slabs::convolve(pool, c, grid, x, w, y) : patches::convolve(pool, c, grid, x, w, y);
-    }
+    grid.flatten();
+    choice.allows("slabs", by_slabs<T>(c, grid)) ? slabs::convolve(pool, c, grid, x, w, y) : patches::convolve(pool, c, grid, x, w, y);
   }
 }
 
 template <class T>
 void correlate(ffi::ThreadPool& pool, const Choice& choice, const Channels& c, Grid grid, const T* g, const T* x, T* w) {
-  if (choice.allows("channels", by_channel(c)) && c.in == 1) return depthwise::correlate(pool, c, grid, g, x, w);
+  if (by_channel<T>(choice, c, kOutputsOfWeights)) return depthwise::correlate(pool, c, grid, g, x, w);
   if (grid.taps.size() == 9 && by_winograd(choice, c, grid, kChannelsOfWeights)) return winograd::correlate(pool, c, grid, g, x, w);
   grid.flatten();
   const bool few = c.groups > 1 && c.in < kLanes<T>;
@@ -137,13 +140,8 @@ ffi::Error by_input(ffi::ThreadPool pool, Span stride, Span padding, Span dilati
   const int64_t out = w.dimensions()[1], in = w.dimensions()[0] / groups, kernel = product(geometry.kernel);
   const Channels channels{g.dimensions()[0], groups, in, out, out * kernel, kernel, out * in * kernel};
   const Ints from = spatial(g.dimensions()), to = spatial(x->dimensions()), s = geometry.stride;
-  const bool in_steps = s != Ints{1, 1, 1};
   return by_type(g.element_type(), [&](auto zero) {
     using T = decltype(zero);
-    if (in_steps && channels.in == 1 && Choice{form, exact}.allows("channels", by_channel(channels))) {
-      const Grid grid = geometry.whole_backward(from, to);
-      return depthwise::convolve(pool, channels, grid, depthwise::Plan<T>(geometry, grid), data<T>(g), data<T>(w), data<T>(x));
-    }
     std::vector<Grid> grids;
     for (int64_t phase = 0; phase < product(s); ++phase) {
       grids.push_back(geometry.backward(from, to, {phase / (s[1] * s[2]), phase / s[2] % s[1], phase % s[2]}));

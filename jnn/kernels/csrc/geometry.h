@@ -57,6 +57,16 @@ struct Channels {
   int64_t kernel() const { return std::min(in_stride, out_stride); }
 };
 
+// One grid with the taps and the most places of all.
+inline Grid joined(const std::vector<Grid>& grids) {
+  Grid all = grids[0];
+  for (size_t i = 1; i < grids.size(); ++i) {
+    all.taps.insert(all.taps.end(), grids[i].taps.begin(), grids[i].taps.end());
+    for (int d = 0; d < 3; ++d) all.places[d] = std::max(all.places[d], grids[i].places[d]);
+  }
+  return all;
+}
+
 // Strides, padding before the first element, and sizes of the kernel.
 struct Geometry {
   Ints stride, padding, dilation, kernel;
@@ -78,12 +88,6 @@ struct Geometry {
   Grid forward(const Ints& in, const Ints& out) const {
     auto offset = [&](int d, int64_t k, int64_t* at) { return *at = k * dilation[d] - padding[d], true; };
     return {out, in, out, stride, {1, 1, 1}, {0, 0, 0}, taps(offset)};
-  }
-
-  // Of the input's gradient, all places: what stands at (place + offset) / stride, where that is whole.
-  Grid whole_backward(const Ints& gradient, const Ints& in) const {
-    auto offset = [&](int d, int64_t k, int64_t* at) { return *at = padding[d] - k * dilation[d], true; };
-    return {in, gradient, in, {1, 1, 1}, {1, 1, 1}, {0, 0, 0}, taps(offset)};
   }
 
   // Of the input's gradient, the places that are `first` more than a multiple of the stride.

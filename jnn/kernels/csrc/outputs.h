@@ -157,16 +157,6 @@ class Convolution {
     }
   }
 
-  // One grid with the taps and the most places of all.
-  static Grid joined(const std::vector<Grid>& grids) {
-    Grid all = grids[0];
-    for (size_t i = 1; i < grids.size(); ++i) {
-      all.taps.insert(all.taps.end(), grids[i].taps.begin(), grids[i].taps.end());
-      for (int d = 0; d < 3; ++d) all.places[d] = std::max(all.places[d], grids[i].places[d]);
-    }
-    return all;
-  }
-
   static Cut cut(ffi::ThreadPool& pool, const Channels& c, const Grid& all) {
     auto numbers = [&](const Ints& size) { return product(size) * c.in * static_cast<int64_t>(all.taps.size()); };
     return Cut(all.places, c.batch, std::max(kMost, numbers({1, 1, all.places[2]})),

@@ -141,26 +141,6 @@ inline Vector<T> load_masked(const T* from, Mask mask, int64_t step) {
   return load(lanes);
 }
 
-// from[0], from[1], ... in the lanes of the mask, 0 in others.
-template <class T>
-inline Vector<T> load_spread(const T* from, Mask mask) {
-#if defined(__AVX512F__)
-  if constexpr (sizeof(T) == 4) return (Vector<T>)_mm512_maskz_expandloadu_ps(mask, from);
-  else return (Vector<T>)_mm512_maskz_expandloadu_pd(mask, from);
-#elif defined(__AVX2__)
-  if constexpr (sizeof(T) == 4) {
-    // A byte of ones for each lane of the mask, into which the numbers of those that are read go.
-    const uint64_t lanes = _pdep_u64(mask, 0x0101010101010101) * 0xff, read = _pdep_u64(0x0706050403020100, lanes);
-    const __m256i numbers = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(read));
-    const __m256 values = _mm256_permutevar8x32_ps((__m256)load_lanes(from, between(0, __builtin_popcount(mask))), numbers);
-    return (Vector<T>)_mm256_and_ps(values, (__m256)lanes_of<T>(mask));
-  }
-#endif
-  T lanes[kLanes<T>] = {};
-  for (; mask; mask &= mask - 1) lanes[__builtin_ctz(mask)] = *from++;
-  return load(lanes);
-}
-
 // The lanes of the mask to to[i * step]; others are not written.
 template <class T>
 inline void store_masked(T* to, Vector<T> v, Mask mask, int64_t step) {
