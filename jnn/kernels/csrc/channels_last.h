@@ -85,11 +85,6 @@ class ChannelsLast {
   }
 
  private:
-  struct Range {
-    int64_t begin, end;
-    int64_t size() const { return end - begin; }
-  };
-
   // Where the i-th place that is kept along a dimension stands in the input, for outputs from `begin` on.
   int64_t place(int d, int64_t begin, int64_t i) const { return begin * grid_.in_step[d] + reach_.low(d) + i * reach_.skip(d); }
 

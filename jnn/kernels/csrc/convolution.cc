@@ -1,12 +1,12 @@
 // Convolutions, their gradients by the input and by the weight.
 
 #include <algorithm>
-#include <cmath>
 #include <cstdint>
 #include <string_view>
 
 #include "buffers.h"
 #include "correlation.h"
+#include "costs.h"
 #include "depthwise.h"
 #include "geometry.h"
 #include "outputs.h"
@@ -24,10 +24,6 @@ using Span = ffi::Span<const int64_t>;
 using In = ffi::AnyBuffer;
 using Out = ffi::Result<ffi::AnyBuffer>;
 
-// A copy for each run of places along a row is what patches cost, in rows of a product; in steps of more than 1, twice that.
-constexpr double kCopy = 4;
-// What a row's vector costs that is copied for slabs.
-constexpr double kRow = 9;
 // What Winograd's transforms cost, as a factor of its products, and of how many channels on they are worth it; those of gradients by the
 // weight are read from the last cache.
 constexpr double kTransforms = 1.2;
@@ -50,23 +46,6 @@ bool by_channel(const Choice& choice, const Channels& c, int64_t most) {
   return c.in == 1 && choice.allows("channels", c.out <= most && kIdle * c.groups > kLanes<T>);
 }
 
-// Whether the columns that slabs have between rows, whole tiles, and the rows that are copied cost less than patches do.
-template <class T>
-bool by_slabs(const Channels& c, const Grid& grid) {
-  Ints low = grid.taps.empty() ? Ints{0, 0, 0} : grid.low(), reach{0, 0, 0};
-  for (const Tap& tap : grid.taps)
-    for (int d = 0; d < 3; ++d) reach[d] = std::max(reach[d], tap.offset[d] - low[d]);
-  double phases = 1;
-  for (int d = 0; d < 3; ++d) phases *= std::min(grid.in_step[d], reach[d] + 1);
-  const double rows = grid.places[1] + reach[1] / grid.in_step[1], pitch = grid.places[2] + reach[2] / grid.in_step[2];
-  const double width = kTileColumns<T>, lanes = kLanes<T>, places = grid.places[1] * grid.places[2],
-               taps = std::max<size_t>(1, grid.taps.size());
-  const double spread = std::ceil(grid.places[1] * pitch / width) * width / places;
-  const double copied = kRow * phases * rows * std::ceil(pitch / lanes) * width / (taps * places);
-  const double copies = kCopy * std::max(1.0, lanes / grid.places[2]) * (grid.in_step[2] > 1 ? 2 : 1);
-  return c.out * spread + copied <= c.out + copies;
-}
-
 // Whether Winograd's algorithm computes this, and its products, of 4 for an output and not 9, are fewer even with what tiles have beyond
 // the edge.
 bool by_winograd(const Choice& choice, const Channels& c, const Grid& grid, int64_t channels) {
@@ -76,14 +55,12 @@ bool by_winograd(const Choice& choice, const Channels& c, const Grid& grid, int6
   return choice.allows("winograd", std::min(c.in, c.out) >= channels && fewer);
 }
 
-// Whether lanes are outputs: in gradients by the input in steps; and of kernels of some size where patches would be cut out else.
+// Whether lanes are outputs: of several grids, which are the phases of a gradient by the input in steps, or where other forms take longer.
 template <class T>
 bool by_outputs(const Channels& c, const std::vector<Grid>& grids) {
-  const bool phases = grids.size() > 1, grouped = c.groups > 1;
-  if (phases) return c.out >= (grouped ? kChannels / 4 : kChannels);
-  const Grid& grid = grids[0];
-  if (std::min(c.in, c.out) < kChannels || grid.taps.size() < 9) return false;
-  return grouped || grid.in_step != Ints{1, 1, 1} || !by_slabs<T>(c, grid);
+  if (grids.size() > 1) return c.out >= (c.groups > 1 ? kChannels / 4 : kChannels);
+  const Costs<T> costs(c, grids[0]);
+  return costs.outputs() < std::min(costs.slabs(), costs.patches());
 }
 
 // Outputs of one grid or, of a gradient by the input, of one for each phase of the stride.
@@ -96,7 +73,9 @@ void convolve(ffi::ThreadPool& pool, const Choice& choice, const Channels& c, co
   if (read && by_channel<T>(choice, c, kOutputs)) return depthwise::convolve(pool, c, grids, x, w, y);
   for (Grid grid : grids) {
     grid.flatten();
-    choice.allows("slabs", by_slabs<T>(c, grid)) ? slabs::convolve(pool, c, grid, x, w, y) : patches::convolve(pool, c, grid, x, w, y);
+    const Costs<T> costs(c, grid);
+    choice.allows("slabs", costs.slabs() <= costs.patches()) ? slabs::convolve(pool, c, grid, x, w, y)
+                                                             : patches::convolve(pool, c, grid, x, w, y);
   }
 }
 

@@ -30,19 +30,6 @@ constexpr int kPlaces = 8, kTaps = 10;
 // The batch is summed up in so many parts, which do not depend on the threads, as long as there are few channels.
 constexpr int64_t kParts = 8;
 
-// From the first to the last of taps, or of places.
-struct Range {
-  int64_t begin, end;
-  bool has(int64_t i) const { return begin <= i && i < end; }
-};
-
-// The places along a dimension for which an offset is inside the image.
-inline Range inside(const Grid& grid, int d, int64_t offset) {
-  const int64_t step = grid.in_step[d], first = offset < 0 ? (step - 1 - offset) / step : 0;
-  const int64_t last = offset < grid.in[d] ? (grid.in[d] - 1 - offset) / step + 1 : 0;
-  return {std::min(first, grid.places[d]), std::clamp(last, std::min(first, grid.places[d]), grid.places[d])};
-}
-
 // to[i * to_step] = sum over t of weights[t] * from[offsets[t] + i * step], vectors all.
 template <class T, int places>
 void row(const T* from, int64_t step, const int32_t* offsets, int64_t taps, const T* weights, T* to, int64_t to_step) {
@@ -107,7 +94,7 @@ struct Taps {
     const Reach& reach = layout.reach();
     for (const Tap& tap : grid.taps) {
       offsets.push_back(layout.at(tap.offset[0] - reach.low(0), tap.offset[1] - reach.low(1), tap.offset[2] - reach.low(2)));
-      depths.push_back(inside(grid, 0, tap.offset[0])), rows.push_back(inside(grid, 1, tap.offset[1]));
+      depths.push_back(grid.inside(0, tap.offset[0])), rows.push_back(grid.inside(1, tap.offset[1]));
     }
   }
 

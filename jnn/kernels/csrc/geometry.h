@@ -19,6 +19,13 @@ struct Tap {
   int64_t index;
 };
 
+// From the first to the last of what is numbered.
+struct Range {
+  int64_t begin, end;
+  int64_t size() const { return end - begin; }
+  bool has(int64_t i) const { return begin <= i && i < end; }
+};
+
 // out[first + place * out_step] is a sum over taps of what stands at in[place * in_step + offset].
 struct Grid {
   Ints places, in, out, in_step, out_step, first;
@@ -30,6 +37,12 @@ struct Grid {
     for (const Tap& tap : taps)
       for (int d = 0; d < 3; ++d) least[d] = std::min(least[d], tap.offset[d]);
     return least;
+  }
+
+  // The places along a dimension for which an offset is inside the input.
+  Range inside(int d, int64_t offset) const {
+    const int64_t step = in_step[d], first = offset < 0 ? std::min((step - 1 - offset) / step, places[d]) : 0;
+    return {first, std::clamp(offset < in[d] ? (in[d] - 1 - offset) / step + 1 : 0, first, places[d])};
   }
 
   // All offsets along the first dimension, from the least on.
@@ -52,6 +65,13 @@ struct Grid {
 // Channels of a group, and by how much an element of the weight is apart from the next by input, output channel and group.
 struct Channels {
   int64_t batch, groups, in, out, in_stride, out_stride, group_stride;
+
+  // How many groups are to be joined for whole vectors of input channels.
+  int64_t joined(int64_t lanes) const {
+    int64_t found = 1;
+    while (in * found < lanes && groups % (2 * found) == 0) found *= 2;
+    return found;
+  }
 
   // Elements of the kernel, which stand side by side.
   int64_t kernel() const { return std::min(in_stride, out_stride); }

@@ -45,7 +45,7 @@ class Convolution {
   // The grids of all phases, which read the same inputs.
   Convolution(ffi::ThreadPool& pool, const Channels& c, const std::vector<Grid>& grids)
       : one_(c),
-        share_(share(c)),
+        share_(c.joined(kLanes<T>)),
         c_(of(c, share_)),
         all_(joined(grids)),
         cut_(cut(pool, c_, all_)),
@@ -131,12 +131,7 @@ class Convolution {
   }
 
  private:
-  // How many groups make one, with zeros for weights between them, that has whole vectors of channels; and what channels these have.
-  static int64_t share(const Channels& c) {
-    int64_t found = 1;
-    while (c.in * found < kLanes<T> && c.groups % (2 * found) == 0) found *= 2;
-    return found;
-  }
+  // What channels joined groups have.
   static Channels of(Channels c, int64_t share) {
     c.groups /= share, c.in *= share, c.out *= share;
     return c;
@@ -249,6 +244,7 @@ class Convolution {
   }
 
   const Channels one_;
+  // How many groups make one, with zeros for weights between them.
   const int64_t share_;
   const Channels c_;
   const Grid all_;
