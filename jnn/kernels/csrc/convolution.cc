@@ -55,12 +55,15 @@ bool by_winograd(const Choice& choice, const Channels& c, const Grid& grid, int6
   return choice.allows("winograd", std::min(c.in, c.out) >= channels && fewer);
 }
 
-// Whether lanes are outputs: of several grids, which are the phases of a gradient by the input in steps, or where other forms take longer.
+// Whether lanes are outputs, of all grids.
 template <class T>
 bool by_outputs(const Channels& c, const std::vector<Grid>& grids) {
-  if (grids.size() > 1) return c.out >= (c.groups > 1 ? kChannels / 4 : kChannels);
-  const Costs<T> costs(c, grids[0]);
-  return costs.outputs() < std::min(costs.slabs(), costs.patches());
+  double own = Costs<T>(c, grids[0]).outputs_read(), others = 0;
+  for (const Grid& grid : grids) {
+    const Costs<T> costs(c, grid);
+    own += costs.outputs(), others += std::min(costs.slabs(), costs.patches());
+  }
+  return own < others;
 }
 
 // Outputs of one grid or, of a gradient by the input, of one for each phase of the stride.

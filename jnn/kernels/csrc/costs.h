@@ -1,14 +1,14 @@
 // About how long the forms of a convolution take, in cycles of a product of vectors.
 //
-// What a form does is counted; what each of these things costs was fitted to 740 random convolutions in all forms, on both levels. What is
-// chosen by it takes 1.04 times as long as the best form by the geometric mean, and twice as long at most.
+// What a form does is counted; what each of these things costs was fitted to 960 random convolutions in all forms, on both levels. What is
+// chosen by it takes 1.02 times as long as the best form by the geometric mean and 1.7 times at most; of phases of gradients by the input,
+// 1.04 and 1.9 times.
 #pragma once
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <set>
-#include <utility>
 
 #include "geometry.h"
 #include "products.h"
@@ -33,7 +33,8 @@ class Costs {
     const double pitch = grid_.places[2] + reach_[2], rows = (grid_.places[0] + reach_[0]) * (grid_.places[1] + reach_[1]);
     const double tiles = grid_.places[0] * std::ceil((pitch * grid_.places[1] - reach_[2]) / kTileColumns<T>);
     return c_.groups * c_.batch *
-           (products(tiles) + 15.0 * c_.in * phases.size() * rows * vectors(pitch) + 20.0 * c_.out * lines() * vectors(grid_.places[2]));
+           (products(tiles) + 15.0 * c_.in * phases.size() * rows * vectors(pitch) + 20.0 * c_.out * lines() * vectors(grid_.places[2]) +
+            in_steps());
   }
 
   // Runs of a row that are copied for each tap, and what is read and written.
@@ -41,28 +42,25 @@ class Costs {
     const double places = product(grid_.places), copied = lines() * vectors(grid_.places[2]) * (grid_.in_step[2] > 1 ? 2 : 1);
     const double tiles = places < kTileColumns<T> ? places / kTileColumns<T> : std::ceil(places / kTileColumns<T>);
     return c_.groups * c_.batch *
-           (products(tiles) + 5.0 * c_.in * taps() * copied + 55.0 * c_.out * vectors(places) + 28.0 * c_.in * read());
+           (products(tiles) + 5.0 * c_.in * taps() * copied + 50.0 * c_.out * vectors(places) + 10.0 * c_.in * read() + in_steps());
   }
 
-  // Products for what is inside the image only; of groups that are joined there are more.
+  // Products for what is inside the image only, of joined groups; and what grids of one input read once.
   double outputs() const {
-    const double joined = c_.joined(kLanes<T>), in = c_.in * joined, out = vectors(c_.out * joined), places = product(grid_.places);
+    const double joined = c_.joined(kLanes<T>), in = c_.in * joined, out = vectors(c_.out * joined);
     double inside = 0;
-    std::set<std::pair<int64_t, int64_t>> rows;
-    for (const Tap& tap : grid_.taps) {
+    for (const Tap& tap : grid_.taps)
       inside += double(grid_.inside(0, tap.offset[0]).size()) / grid_.places[0] * grid_.inside(1, tap.offset[1]).size() / grid_.places[1];
-      rows.insert({tap.offset[0], tap.offset[1]});
-    }
-    const double a_row = vectors(in * taps() / std::max<size_t>(1, rows.size()));
-    const double split = c_.in * c_.joined(kLanes<T>) % kLanes<T> ? rows.size() * a_row : 0;
-    return c_.groups / joined * c_.batch *
-           (places * (0.85 * inside * in * out + 4.0 * inside * vectors(in) + 38.0 * out + 21.0 * split) + 38.0 * in * read());
+    return c_.groups / joined * c_.batch * product(grid_.places) * (inside * (0.7 * in * out + 8.0 * vectors(in)) + 35.0 * out);
   }
+  double outputs_read() const { return 25.0 * c_.groups * c_.batch * c_.in * read(); }
 
  private:
   double taps() const { return grid_.taps.size(); }
   double lines() const { return grid_.places[0] * grid_.places[1]; }
   double read() const { return double(product(grid_.in)) / kLanes<T>; }
+  // What is written number by number.
+  double in_steps() const { return grid_.out_step[2] > 1 ? 1.5 * c_.out * product(grid_.places) : 0; }
   static double vectors(double numbers) { return std::ceil(numbers / kLanes<T>); }
 
   // Of all channels and tiles of places. Tiles of few outputs wait for what they load.
