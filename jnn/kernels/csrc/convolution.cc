@@ -24,10 +24,11 @@ using Span = ffi::Span<const int64_t>;
 using In = ffi::AnyBuffer;
 using Out = ffi::Result<ffi::AnyBuffer>;
 
-// What Winograd's transforms cost, as a factor of its products, and of how many channels on they are worth it; those of gradients by the
-// weight are read from the last cache.
+// What Winograd's transforms cost, as a factor of its products.
 constexpr double kTransforms = 1.2;
-constexpr int64_t kChannels = 16, kChannelsOfWeights = 24;
+// From how many channels on they are worth it, and vectors by vectors of them. Those of gradients by the weight are read from the last
+// cache: they take so many vectors of inputs and so many outputs.
+constexpr int64_t kChannels = 16, kVectors = 3, kVectorsOfInputs = 4, kOutputsOfInputs = 24;
 // Up to how many outputs of each channel lanes are channels, and in gradients by the weight; and how many lanes may be idle for each that
 // is not.
 constexpr int64_t kOutputs = 8, kOutputsOfWeights = 2, kIdle = 4;
@@ -46,13 +47,13 @@ bool by_channel(const Choice& choice, const Channels& c, int64_t most) {
   return c.in == 1 && choice.allows("channels", c.out <= most && kIdle * c.groups > kLanes<T>);
 }
 
-// Whether Winograd's algorithm computes this, and its products, of 4 for an output and not 9, are fewer even with what tiles have beyond
-// the edge.
-bool by_winograd(const Choice& choice, const Channels& c, const Grid& grid, int64_t channels) {
+// Whether Winograd's algorithm is taken where it computes this: it is worth it for `enough` channels, and where its products, of 4 for an
+// output and not 9, are fewer even with what tiles have beyond the edge.
+bool by_winograd(const Choice& choice, const Channels& c, const Grid& grid, bool enough) {
   if (choice.exact || c.groups > 1 || !winograd::fits(grid)) return false;
   const double tiles = (grid.places[1] + 1) / 2 * ((grid.places[2] + 1) / 2);
   const bool fewer = kTransforms * 16 * tiles < 9.0 * grid.places[1] * grid.places[2];
-  return choice.allows("winograd", std::min(c.in, c.out) >= channels && fewer);
+  return choice.allows("winograd", enough && fewer);
 }
 
 // Whether lanes are outputs, of all grids.
@@ -71,9 +72,10 @@ template <class T>
 void convolve(ffi::ThreadPool& pool, const Choice& choice, const Channels& c, const std::vector<Grid>& grids, const T* x, const T* w,
               T* y) {
   const bool read = std::any_of(grids.begin(), grids.end(), [](const Grid& grid) { return !grid.taps.empty(); });
-  if (grids.size() == 1 && by_winograd(choice, c, grids[0], kChannels)) return winograd::convolve(pool, c, grids[0], x, w, y);
-  if (read && choice.allows("outputs", by_outputs<T>(c, grids))) return outputs::convolve(pool, c, grids, x, w, y);
+  const bool enough = std::min(c.in, c.out) >= kChannels && c.in * c.out >= kVectors * kLanes<T> * kLanes<T>;
+  if (grids.size() == 1 && by_winograd(choice, c, grids[0], enough)) return winograd::convolve(pool, c, grids[0], x, w, y);
   if (read && by_channel<T>(choice, c, kOutputs)) return depthwise::convolve(pool, c, grids, x, w, y);
+  if (read && choice.allows("outputs", by_outputs<T>(c, grids))) return outputs::convolve(pool, c, grids, x, w, y);
   for (Grid grid : grids) {
     grid.flatten();
     const Costs<T> costs(c, grid);
@@ -85,7 +87,8 @@ void convolve(ffi::ThreadPool& pool, const Choice& choice, const Channels& c, co
 template <class T>
 void correlate(ffi::ThreadPool& pool, const Choice& choice, const Channels& c, Grid grid, const T* g, const T* x, T* w) {
   if (by_channel<T>(choice, c, kOutputsOfWeights)) return depthwise::correlate(pool, c, grid, g, x, w);
-  if (grid.taps.size() == 9 && by_winograd(choice, c, grid, kChannelsOfWeights)) return winograd::correlate(pool, c, grid, g, x, w);
+  const bool enough = c.in >= kVectorsOfInputs * kLanes<T> && c.out >= kOutputsOfInputs;
+  if (grid.taps.size() == 9 && by_winograd(choice, c, grid, enough)) return winograd::correlate(pool, c, grid, g, x, w);
   grid.flatten();
   const bool few = c.groups > 1 && c.in < kLanes<T>;
   choice.allows("slabs", few) ? slabs::correlate(pool, c, grid, g, x, w) : correlation::correlate(pool, c, grid, g, x, w);
