@@ -52,6 +52,7 @@ CASES = {
     "depthwise in steps, dilated": (17, 1, 17, (9, 12), (3, 4), {"padding": (2, 1), "groups": 17, "stride": 2, "dilation": (2, 1)}),
     "depthwise in three dimensions": (18, 1, 18, (4, 5, 6), (3, 3, 3), {"padding": (0, 1, 1), "groups": 18, "stride": (1, 2, 1)}),
     "depthwise, large images": (2, 1, 2, (40, 70), (3, 3), {"padding": 1, "groups": 2, "batch": 1}),
+    "depthwise, more taps than registers": (18, 1, 36, (40,), (23,), {"padding": 11, "groups": 18}),
     "one dimension": (4, 4, 17, (50,), (4,), {"padding": 2}),
     "one dimension, dilated groups": (4, 2, 6, (35,), (3,), {"padding": 2, "dilation": 3, "groups": 2}),
     "many images in steps": (18, 18, 34, (5, 7), (3, 3), {"padding": 1, "stride": 2, "batch": 9}),

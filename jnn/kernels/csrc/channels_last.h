@@ -1,4 +1,4 @@
-// Inputs with their channels last: what neighbouring places hold of all channels follows each other.
+// Inputs and outputs with their channels last: what neighbouring places hold of all channels follows each other.
 #pragma once
 
 #include <algorithm>
@@ -42,6 +42,27 @@ class Reach {
  private:
   Ints low_, high_, step_, skip_;
 };
+
+// The outputs of a slab's places by dimension, which are `grid.out_step` for each but at the end.
+inline Ints extent(const Grid& grid, const Slab& slab) {
+  Ints sizes;
+  for (int d = 0; d < 3; ++d) sizes[d] = std::min(slab.size[d] * grid.out_step[d], grid.out[d] - slab.begin[d] * grid.out_step[d]);
+  return sizes;
+}
+
+// A slab's outputs from where `width` numbers of each place are channels, `count` of which are there, to those of the first image;
+// `past` the cache or not.
+template <class T>
+void write(const Grid& grid, const Slab& slab, const T* from, int64_t width, int64_t count, T* y, int64_t an_image, int64_t a_channel,
+           bool past) {
+  const Ints sizes = extent(grid, slab);
+  const int64_t plane = sizes[1] * sizes[2];
+  for (int64_t part = 0; part < slab.images * sizes[0]; ++part, from += plane * width) {
+    const int64_t image = slab.image + part / sizes[0], depth = slab.begin[0] * grid.out_step[0] + part % sizes[0];
+    T* to = y + image * an_image + (depth * grid.out[1] + slab.begin[1] * grid.out_step[1]) * grid.out[2];
+    transpose(from, width, plane, count, to, a_channel, 1, past);
+  }
+}
 
 // The inputs of a cut's slabs, with zeros around.
 template <class T>

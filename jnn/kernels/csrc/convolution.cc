@@ -44,7 +44,7 @@ struct Choice {
 // Whether lanes are groups of one channel, of `most` outputs each; of fewer groups most lanes would be idle.
 template <class T>
 bool by_channel(const Choice& choice, const Channels& c, int64_t most) {
-  return c.in == 1 && choice.allows("channels", c.out <= most && kIdle * c.groups > kLanes<T>);
+  return c.in == 1 && choice.allows("channels", c.groups > 1 && c.out <= most && kIdle * c.groups > kLanes<T>);
 }
 
 // Whether Winograd's algorithm is taken where it computes this: it is worth it for `enough` channels, and where its products, of 4 for an

@@ -126,8 +126,7 @@ class Convolution {
  public:
   Convolution(ffi::ThreadPool& pool, const Channels& c, const std::vector<Grid>& grids)
       : c_(c),
-        all_(joined(grids)),
-        step_(grids[0].out_step),
+        all_(united(grids)),
         cut_(Reach(all_).cut(all_, c.batch, kLanes<T>, kMost, 1)),
         layout_(all_, kLanes<T>, cut_),
         shares_(cut_.slabs() * blocks<T>(c), std::max<int64_t>(1, cut_.slabs() * blocks<T>(c) / (kTasksAThread * pool.num_threads()))),
@@ -142,9 +141,10 @@ class Convolution {
   int64_t tasks() const { return shares_.parts; }
 
   void run(int64_t task, const T* x, const T* w, T* y) const {
-    const int64_t taps = all_.taps.size() * kLanes<T>;
+    const int64_t taps = all_.taps.size() * kLanes<T>, a_channel = product(all_.out);
     const auto input = c_.groups % kLanes<T> ? zeros<T>(layout_.numbers()) : memory<T>(layout_.numbers());
-    const auto weights = zeros<T>(c_.out * taps), sums = memory<T>(cut_.most_images * product(cut_.size) * product(step_) * kLanes<T>);
+    const auto weights = zeros<T>(c_.out * taps),
+               sums = memory<T>(cut_.most_images * product(cut_.size) * product(all_.out_step) * kLanes<T>);
     for (int64_t i = shares_.begin(task), last = -1; i < shares_.begin(task + 1); ++i) {
       const Block<T> block(c_, i / cut_.slabs());
       if (block.first != last) order(block, w, weights.get());
@@ -153,7 +153,8 @@ class Convolution {
       layout_.fill(slab, x + block.first * product(all_.in), c_.groups, input.get(), block.count);
       for (int64_t o = 0; o < c_.out; ++o) {
         convolve(slab, input.get(), weights.get() + o * taps, sums.get());
-        write(slab, block, o, sums.get(), y);
+        T* first = y + (block.first * c_.out + o) * a_channel;
+        write(all_, slab, sums.get(), kLanes<T>, block.count, first, c_.groups * c_.out * a_channel, c_.out * a_channel, past_);
       }
     }
   }
@@ -170,15 +171,9 @@ class Convolution {
         }
   }
 
-  Ints extent(const Slab& slab) const {
-    Ints sizes;
-    for (int d = 0; d < 3; ++d) sizes[d] = std::min(slab.size[d] * step_[d], all_.out[d] - slab.begin[d] * step_[d]);
-    return sizes;
-  }
-
   // All phases of a slab's places, where they stand among each other.
   void convolve(const Slab& slab, const T* input, const T* weights, T* to) const {
-    const Ints sizes = extent(slab);
+    const Ints sizes = extent(all_, slab);
     const Reach& reach = layout_.reach();
     const Range* reads = reads_.data();
     for (const Taps<T>& phase : phases_) {
@@ -189,33 +184,22 @@ class Convolution {
           for (int64_t y = 0; y < std::min(slab.size[1], grid.places[1] - slab.begin[1]); ++y) {
             const Range read = reads[(slab.begin[0] + z) * grid.places[1] + slab.begin[1] + y];
             const T* from = input + i * layout_.image() + layout_.at(z * reach.step(0), y * reach.step(1), 0);
-            T* out = to + (((i * sizes[0] + z * step_[0] + grid.first[0]) * sizes[1] + y * step_[1] + grid.first[1]) * sizes[2] +
-                           grid.first[2]) *
-                              kLanes<T>;
+            T* out =
+                to + (((i * sizes[0] + z * all_.out_step[0] + grid.first[0]) * sizes[1] + y * all_.out_step[1] + grid.first[1]) * sizes[2] +
+                      grid.first[2]) *
+                         kLanes<T>;
             for (int64_t r = 0; r < runs.parts; ++r)
               kRowsOf<T>[runs.size(r) - 1](from + layout_.at(0, 0, runs.begin(r)* reach.step(2)), layout_.at(0, 0, reach.step(2)),
                                            phase.offsets.data() + read.begin, read.end - read.begin, weights + read.begin* kLanes<T>,
-                                           out + runs.begin(r)* step_[2]* kLanes<T>, step_[2]* kLanes<T>);
+                                           out + runs.begin(r)* all_.out_step[2]* kLanes<T>, all_.out_step[2]* kLanes<T>);
           }
       weights += phase.offsets.size() * kLanes<T>;
       reads += grid.places[0] * grid.places[1];
     }
   }
 
-  void write(const Slab& slab, const Block<T>& block, int64_t o, const T* sums, T* y) const {
-    const Ints sizes = extent(slab);
-    const int64_t a_channel = product(all_.out), plane = sizes[1] * sizes[2];
-    for (int64_t part = 0; part < slab.images * sizes[0]; ++part) {
-      const int64_t image = slab.image + part / sizes[0], depth = slab.begin[0] * step_[0] + part % sizes[0];
-      T* to =
-          y + ((image * c_.groups + block.first) * c_.out + o) * a_channel + (depth * all_.out[1] + slab.begin[1] * step_[1]) * all_.out[2];
-      transpose(sums + part * plane * kLanes<T>, kLanes<T>, plane, block.count, to, a_channel * c_.out, 1, past_);
-    }
-  }
-
   const Channels c_;
   const Grid all_;
-  const Ints step_;
   const Cut cut_;
   const ChannelsLast<T> layout_;
   const Parts shares_;

@@ -78,7 +78,7 @@ struct Channels {
 };
 
 // One grid with the taps and the most places of all.
-inline Grid joined(const std::vector<Grid>& grids) {
+inline Grid united(const std::vector<Grid>& grids) {
   Grid all = grids[0];
   for (size_t i = 1; i < grids.size(); ++i) {
     all.taps.insert(all.taps.end(), grids[i].taps.begin(), grids[i].taps.end());

@@ -47,10 +47,9 @@ class Convolution {
       : one_(c),
         share_(c.joined(kLanes<T>)),
         c_(of(c, share_)),
-        all_(joined(grids)),
+        all_(united(grids)),
         cut_(cut(pool, c_, all_)),
         layout_(all_, c_.in, cut_),
-        step_(grids[0].out_step),
         panels_{c_.out},
         past_(past_cache<T>(c.batch * c.groups * c.out * product(all_.out))) {
     for (const Grid& grid : grids) add(grid);
@@ -108,9 +107,9 @@ class Convolution {
   // The outputs of a slab, of some panels of a group.
   void multiply(int64_t at, int64_t group, const T* patches, int64_t begin, int64_t end, const T* factors, T* y) const {
     const Slab slab = cut_.slab(at);
-    const int64_t places = slab.images * product(slab.size);
+    const int64_t places = slab.images * product(slab.size), a_channel = product(all_.out);
     const Parts rows(places, kMostRows);
-    const auto sums = memory<T>(kMostRows * kTileColumns<T>), block = memory<T>(product(step_) * places * kTileColumns<T>);
+    const auto sums = memory<T>(kMostRows * kTileColumns<T>), block = memory<T>(product(all_.out_step) * places * kTileColumns<T>);
     for (int64_t panel = begin; panel < end; ++panel) {
       const int64_t width = panels_.width(panel);
       const auto& kernels = width > kLanes<T> ? kPanels<T, kTileVectors> : kNarrowPanels<T>;
@@ -126,7 +125,8 @@ class Convolution {
         }
         left += places * whole<T>(phase.depth);
       }
-      write(slab, panel, block.get(), y + group * c_.out * product(all_.out));
+      T* first = y + (group * c_.out + panel * kTileColumns<T>)*a_channel;
+      write(all_, slab, block.get(), width, panels_.outputs(panel), first, c_.groups * c_.out * a_channel, a_channel, past_);
     }
   }
 
@@ -214,32 +214,15 @@ class Convolution {
     }
   }
 
-  Ints extent(const Slab& slab) const {
-    Ints sizes;
-    for (int d = 0; d < 3; ++d) sizes[d] = std::min(slab.size[d] * step_[d], all_.out[d] - slab.begin[d] * step_[d]);
-    return sizes;
-  }
-
   // Sums of a phase's places, from `begin` on, where they stand among those of the slab.
   void place(const Slab& slab, const Grid& grid, int64_t begin, int64_t count, int64_t width, const T* sums, T* block) const {
-    const Ints sizes = extent(slab);
+    const Ints sizes = extent(all_, slab);
     for (int64_t i = 0; i < count; ++i) {
       int64_t image;
       Ints to = place_of(slab, begin + i, &image);
-      for (int d = 0; d < 3; ++d) to[d] = to[d] * step_[d] + grid.first[d];
+      for (int d = 0; d < 3; ++d) to[d] = to[d] * all_.out_step[d] + grid.first[d];
       if (to[0] < sizes[0] && to[1] < sizes[1] && to[2] < sizes[2])
         std::copy_n(sums + i * width, width, block + (((image * sizes[0] + to[0]) * sizes[1] + to[1]) * sizes[2] + to[2]) * width);
-    }
-  }
-
-  void write(const Slab& slab, int64_t panel, const T* block, T* y) const {
-    const Ints sizes = extent(slab);
-    const int64_t width = panels_.width(panel), plane = sizes[1] * sizes[2], a_channel = product(all_.out);
-    for (int64_t i = 0; i < slab.images * sizes[0]; ++i) {
-      const int64_t image = slab.image + i / sizes[0], depth = slab.begin[0] * step_[0] + i % sizes[0];
-      T* to = y + (image * c_.groups * c_.out + panel * kTileColumns<T>)*a_channel +
-              (depth * all_.out[1] + slab.begin[1] * step_[1]) * all_.out[2];
-      transpose(block + i * plane * width, width, plane, panels_.outputs(panel), to, a_channel, 1, past_);
     }
   }
 
@@ -250,7 +233,6 @@ class Convolution {
   const Grid all_;
   const Cut cut_;
   const ChannelsLast<T> layout_;
-  const Ints step_;
   const Panels<T> panels_;
   const bool past_;
   std::vector<Phase> phases_;
