@@ -33,6 +33,9 @@ constexpr int64_t kChannels = 16, kVectors = 3, kVectorsOfInputs = 4, kOutputsOf
 // is not.
 constexpr int64_t kOutputs = 8, kOutputsOfWeights = 2, kIdle = 4;
 
+// Of one channel and so many offsets of the kernel at most, a gradient by the weight is too narrow for lanes that are its columns.
+constexpr size_t kFewTaps = 32;
+
 // The form that is taken where it can be, or none; and whether Winograd's algorithm is barred.
 struct Choice {
   std::string_view form;
@@ -90,7 +93,7 @@ void correlate(ffi::ThreadPool& pool, const Choice& choice, const Channels& c, G
   const bool enough = c.in >= kVectorsOfInputs * kLanes<T> && c.out >= kOutputsOfInputs;
   if (grid.taps.size() == 9 && by_winograd(choice, c, grid, enough)) return winograd::correlate(pool, c, grid, g, x, w);
   grid.flatten();
-  const bool few = c.groups > 1 && c.in < kLanes<T>;
+  const bool few = c.groups > 1 ? c.in < kLanes<T> : c.in == 1 && grid.taps.size() <= kFewTaps;
   choice.allows("slabs", few) ? slabs::correlate(pool, c, grid, g, x, w) : correlation::correlate(pool, c, grid, g, x, w);
 }
 
