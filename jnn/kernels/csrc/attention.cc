@@ -22,8 +22,8 @@ namespace {
 
 // Panels of kMostRows keys whose scores are held at once.
 constexpr int64_t kPanelsAtOnce = 8;
-// For balance there are so many tasks for each thread, and so many in a gradient, which sums up their parts, on any machine.
-constexpr int64_t kTasksAThread = 4, kTasks = 16;
+// The tasks of a gradient, which sums up their parts, are so many on any machine.
+constexpr int64_t kTasks = 16;
 
 // So few queries are taken one by one, for which keys are read as they lie.
 constexpr int64_t kFew = 8;
@@ -342,7 +342,7 @@ void by_block(int64_t begin, int64_t end, const Run& run) {
 }
 
 template <class T>
-void forward(ffi::ThreadPool& pool, const Sizes& s, const T* q, const T* k, const T* v, const Bias<T>& bias, Kept<T> kept, T* y, T* logs) {
+void forward(Pool& pool, const Sizes& s, const T* q, const T* k, const T* v, const Bias<T>& bias, Kept<T> kept, T* y, T* logs) {
   if (s.queries <= kFew) {
     return parallel(pool, s.heads, [&](int64_t head) {
       attend_few(s, q + head * s.queries * s.width, k + head * s.keys * s.width, v + head * s.keys * s.value_width, bias.of(head, s),
@@ -460,8 +460,8 @@ struct Gradients {
 };
 
 template <class T>
-void backward(ffi::ThreadPool& pool, const Sizes& s, const T* q, const T* k, const T* v, const Bias<T>& bias, Kept<T> kept, const T* y,
-              const T* logs, const T* g, const Gradients<T>& to) {
+void backward(Pool& pool, const Sizes& s, const T* q, const T* k, const T* v, const Bias<T>& bias, Kept<T> kept, const T* y, const T* logs,
+              const T* g, const Gradients<T>& to) {
   if (s.queries <= kFew) {
     return parallel(pool, s.heads, [&](int64_t head) {
       const int64_t query = head * s.queries, key = head * s.keys;
@@ -539,7 +539,7 @@ Kept<T> kept_of(const Mask& mask, const Sizes& s) {
 using In = ffi::AnyBuffer;
 using Out = ffi::Result<ffi::AnyBuffer>;
 
-ffi::Error attention(ffi::ThreadPool pool, In q, In k, In v, In bias, Mask mask, Out y, Out logs, bool causal, double scale, double rate) {
+ffi::Error attention(Pool pool, In q, In k, In v, In bias, Mask mask, Out y, Out logs, bool causal, double scale, double rate) {
   const Sizes s = sizes_of(q, v, causal, scale, rate);
   return by_type(q.element_type(), [&](auto zero) {
     using T = decltype(zero);
@@ -547,8 +547,8 @@ ffi::Error attention(ffi::ThreadPool pool, In q, In k, In v, In bias, Mask mask,
   });
 }
 
-ffi::Error gradient(ffi::ThreadPool pool, In g, In y, In logs, In q, In k, In v, In bias, Mask mask, Out by_q, Out by_k, Out by_v,
-                    bool causal, double scale, double rate) {
+ffi::Error gradient(Pool pool, In g, In y, In logs, In q, In k, In v, In bias, Mask mask, Out by_q, Out by_k, Out by_v, bool causal,
+                    double scale, double rate) {
   const Sizes s = sizes_of(q, v, causal, scale, rate);
   return by_type(q.element_type(), [&](auto zero) {
     using T = decltype(zero);
@@ -564,11 +564,11 @@ auto with_attributes(Bound bound) {
 }
 
 auto bound() {
-  return with_attributes(ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<In>().Arg<In>().Arg<In>().Arg<In>().Arg<Mask>().Ret<In>().Ret<In>());
+  return with_attributes(ffi::Ffi::Bind().Ctx<Pool>().Arg<In>().Arg<In>().Arg<In>().Arg<In>().Arg<Mask>().Ret<In>().Ret<In>());
 }
 
 auto gradient_bound() {
-  auto cotangents = ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<In>().Arg<In>().Arg<In>();
+  auto cotangents = ffi::Ffi::Bind().Ctx<Pool>().Arg<In>().Arg<In>().Arg<In>();
   return with_attributes(std::move(cotangents).Arg<In>().Arg<In>().Arg<In>().Arg<In>().Arg<Mask>().Ret<In>().Ret<In>().Ret<In>());
 }
 

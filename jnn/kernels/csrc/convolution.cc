@@ -72,8 +72,7 @@ bool by_outputs(const Channels& c, const std::vector<Grid>& grids) {
 
 // Outputs of one grid or, of a gradient by the input, of one for each phase of the stride.
 template <class T>
-void convolve(ffi::ThreadPool& pool, const Choice& choice, const Channels& c, const std::vector<Grid>& grids, const T* x, const T* w,
-              T* y) {
+void convolve(Pool& pool, const Choice& choice, const Channels& c, const std::vector<Grid>& grids, const T* x, const T* w, T* y) {
   const bool read = std::any_of(grids.begin(), grids.end(), [](const Grid& grid) { return !grid.taps.empty(); });
   const bool enough = std::min(c.in, c.out) >= kChannels && c.in * c.out >= kVectors * kLanes<T> * kLanes<T>;
   if (grids.size() == 1 && by_winograd(choice, c, grids[0], enough)) return winograd::convolve(pool, c, grids[0], x, w, y);
@@ -88,7 +87,7 @@ void convolve(ffi::ThreadPool& pool, const Choice& choice, const Channels& c, co
 }
 
 template <class T>
-void correlate(ffi::ThreadPool& pool, const Choice& choice, const Channels& c, Grid grid, const T* g, const T* x, T* w) {
+void correlate(Pool& pool, const Choice& choice, const Channels& c, Grid grid, const T* g, const T* x, T* w) {
   if (by_channel<T>(choice, c, kOutputsOfWeights)) return depthwise::correlate(pool, c, grid, g, x, w);
   const bool enough = c.in >= kVectorsOfInputs * kLanes<T> && c.out >= kOutputsOfInputs;
   if (grid.taps.size() == 9 && by_winograd(choice, c, grid, enough)) return winograd::correlate(pool, c, grid, g, x, w);
@@ -110,8 +109,8 @@ Geometry geometry_of(Span stride, Span padding, Span dilation, In::Dimensions w)
   return {three(stride, 1), three(padding, 0), three(dilation, 1), spatial(w)};
 }
 
-ffi::Error forward(ffi::ThreadPool pool, Span stride, Span padding, Span dilation, int64_t groups, bool exact, std::string_view form, In x,
-                   In w, Out y) {
+ffi::Error forward(Pool pool, Span stride, Span padding, Span dilation, int64_t groups, bool exact, std::string_view form, In x, In w,
+                   Out y) {
   const Geometry geometry = geometry_of(stride, padding, dilation, w.dimensions());
   const int64_t in = w.dimensions()[1], out = w.dimensions()[0] / groups, kernel = product(geometry.kernel);
   const Channels channels{x.dimensions()[0], groups, in, out, kernel, in * kernel, out * in * kernel};
@@ -122,8 +121,8 @@ ffi::Error forward(ffi::ThreadPool pool, Span stride, Span padding, Span dilatio
   });
 }
 
-ffi::Error by_input(ffi::ThreadPool pool, Span stride, Span padding, Span dilation, int64_t groups, bool exact, std::string_view form, In g,
-                    In w, Out x) {
+ffi::Error by_input(Pool pool, Span stride, Span padding, Span dilation, int64_t groups, bool exact, std::string_view form, In g, In w,
+                    Out x) {
   const Geometry geometry = geometry_of(stride, padding, dilation, w.dimensions());
   const int64_t out = w.dimensions()[1], in = w.dimensions()[0] / groups, kernel = product(geometry.kernel);
   const Channels channels{g.dimensions()[0], groups, in, out, out * kernel, kernel, out * in * kernel};
@@ -139,8 +138,8 @@ ffi::Error by_input(ffi::ThreadPool pool, Span stride, Span padding, Span dilati
   });
 }
 
-ffi::Error by_weight(ffi::ThreadPool pool, Span stride, Span padding, Span dilation, int64_t groups, bool exact, std::string_view form,
-                     In g, In x, Out w) {
+ffi::Error by_weight(Pool pool, Span stride, Span padding, Span dilation, int64_t groups, bool exact, std::string_view form, In g, In x,
+                     Out w) {
   const Geometry geometry = geometry_of(stride, padding, dilation, w->dimensions());
   const Channels channels{x.dimensions()[0], groups, w->dimensions()[1], w->dimensions()[0] / groups, 0, 0, 0};
   const Grid grid = geometry.forward(spatial(x.dimensions()), spatial(g.dimensions()));
@@ -152,7 +151,7 @@ ffi::Error by_weight(ffi::ThreadPool pool, Span stride, Span padding, Span dilat
 
 auto bound() {
   return ffi::Ffi::Bind()
-      .Ctx<ffi::ThreadPool>()
+      .Ctx<Pool>()
       .Attr<Span>("stride")
       .Attr<Span>("padding")
       .Attr<Span>("dilation")

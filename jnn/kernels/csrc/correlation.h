@@ -31,7 +31,6 @@ constexpr double kFilled = 1.2;
 constexpr int64_t kPacked = 128;
 // The most numbers of inputs that are put in order for all tasks at once.
 constexpr int64_t kMostKept = 1 << 23;
-constexpr int64_t kTasksAThread = 4;
 
 // Offsets of the kernel that read neighbouring channels: `taps` of them from the first on.
 struct Columns {
@@ -172,7 +171,7 @@ inline int64_t parts_of(const Channels& c, const Grid& grid) {
 
 // g (N, O, *places) and x (N, C, *in) give w (O, C / groups, *K).
 template <class T>
-void correlate(ffi::ThreadPool& pool, const Channels& c, const Grid& grid, const T* g, const T* x, T* w) {
+void correlate(Pool& pool, const Channels& c, const Grid& grid, const T* g, const T* x, T* w) {
   const int64_t a_weight = c.in * grid.taps.size(), all = c.groups * c.out, wanted = parts_of(c, grid);
   const Cut cut = Reach(grid).cut(grid, c.batch, c.in, kMost, wanted);
   const ChannelsLast<T> layout(grid, c.in, cut);

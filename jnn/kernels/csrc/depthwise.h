@@ -24,7 +24,6 @@ namespace jnn::depthwise {
 
 // The most numbers of a slab's input, which stays in the first cache.
 constexpr int64_t kMost = 1 << 13;
-constexpr int64_t kTasksAThread = 4;
 // So many places of a row, and offsets of the kernel in a gradient by the weight, have their sums in registers.
 constexpr int kPlaces = 8, kTaps = 10;
 // The batch is summed up in so many parts, which do not depend on the threads, as long as there are few channels.
@@ -124,7 +123,7 @@ int64_t blocks(const Channels& c) {
 template <class T>
 class Convolution {
  public:
-  Convolution(ffi::ThreadPool& pool, const Channels& c, const std::vector<Grid>& grids)
+  Convolution(Pool& pool, const Channels& c, const std::vector<Grid>& grids)
       : c_(c),
         all_(united(grids)),
         cut_(Reach(all_).cut(all_, c.batch, kLanes<T>, kMost, 1)),
@@ -210,7 +209,7 @@ class Convolution {
 };
 
 template <class T>
-void convolve(ffi::ThreadPool& pool, const Channels& c, const std::vector<Grid>& grids, const T* x, const T* w, T* y) {
+void convolve(Pool& pool, const Channels& c, const std::vector<Grid>& grids, const T* x, const T* w, T* y) {
   const Convolution<T> convolution(pool, c, grids);
   parallel(pool, convolution.tasks(), [&](int64_t task) { convolution.run(task, x, w, y); });
 }
@@ -331,7 +330,7 @@ class Correlation {
 };
 
 template <class T>
-void correlate(ffi::ThreadPool& pool, const Channels& c, const Grid& grid, const T* g, const T* x, T* w) {
+void correlate(Pool& pool, const Channels& c, const Grid& grid, const T* g, const T* x, T* w) {
   const Correlation<T> correlation(c, grid);
   const int64_t parts = correlation.parts(), size = correlation.sums(), all = blocks<T>(c) * parts;
   const auto sums = memory<T>(all * size);

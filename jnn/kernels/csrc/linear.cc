@@ -15,8 +15,8 @@ namespace {
 using In = ffi::AnyBuffer;
 using Out = ffi::Result<ffi::AnyBuffer>;
 
-// Tiles that share a panel of the right factor at most, and the tasks of them that are wanted for each thread.
-constexpr int64_t kTilesAtOnce = kRegisters == 32 ? 4 : 12, kTasksAThread = 4;
+// Tiles that share a panel of the right factor at most.
+constexpr int64_t kTilesAtOnce = kRegisters == 32 ? 8 : 12;
 // Terms of a sum that are added up before the next.
 constexpr int64_t kDepth = 512;
 // Products of fewer terms are made by one thread.
@@ -41,7 +41,7 @@ class Product {
         depth_(depth),
         pitch_(std::min<int64_t>(a.rows, kMost) * whole<T>(depth) + kLanes<T>),
         tiles_(a.rows, kMost),
-        slabs_(tiles_.parts, std::clamp(tiles_.parts / (kTasksAThread * threads), int64_t{1}, kTilesAtOnce)),
+        slabs_(tiles_.parts, std::clamp((tiles_.parts - 1) / (kTasksAThread * threads) + 1, int64_t{1}, kTilesAtOnce)),
         panels_{b.rows},
         bias_(bias),
         totals_(totals) {}
@@ -125,13 +125,13 @@ class Product {
 };
 
 template <class T>
-void multiply(ffi::ThreadPool& pool, const Factor<T>& a, const Factor<T>& b, int64_t depth, T* c, const T* bias, T* totals) {
+void multiply(Pool& pool, const Factor<T>& a, const Factor<T>& b, int64_t depth, T* c, const T* bias, T* totals) {
   const bool alone = a.rows * b.rows * depth < kAlone;
   run(pool, Product<T>(a, b, depth, alone ? 1 : pool.num_threads(), bias, totals), a.data, b.data, c, alone);
 }
 
 // y (n, outputs) of x (n, inputs), w (outputs, inputs) and, where there is one, a bias (outputs).
-ffi::Error linear(ffi::ThreadPool pool, In x, In w, ffi::RemainingArgs bias, Out y) {
+ffi::Error linear(Pool pool, In x, In w, ffi::RemainingArgs bias, Out y) {
   return by_type(x.element_type(), [&](auto zero) {
     using T = decltype(zero);
     const int64_t depth = x.dimensions()[1];
@@ -141,7 +141,7 @@ ffi::Error linear(ffi::ThreadPool pool, In x, In w, ffi::RemainingArgs bias, Out
 }
 
 // The gradient by x, for g, that of y.
-ffi::Error linear_by_input(ffi::ThreadPool pool, In g, In w, Out slope) {
+ffi::Error linear_by_input(Pool pool, In g, In w, Out slope) {
   return by_type(g.element_type(), [&](auto zero) {
     using T = decltype(zero);
     const int64_t depth = w.dimensions()[0];
@@ -151,7 +151,7 @@ ffi::Error linear_by_input(ffi::ThreadPool pool, In g, In w, Out slope) {
 }
 
 // The gradients by w and, where it is wanted, by the bias.
-ffi::Error linear_by_weight(ffi::ThreadPool pool, In g, In x, Out slope, ffi::RemainingRets by_bias) {
+ffi::Error linear_by_weight(Pool pool, In g, In x, Out slope, ffi::RemainingRets by_bias) {
   return by_type(g.element_type(), [&](auto zero) {
     using T = decltype(zero);
     const int64_t depth = g.dimensions()[0];
@@ -164,7 +164,7 @@ ffi::Error linear_by_weight(ffi::ThreadPool pool, In g, In x, Out slope, ffi::Re
   });
 }
 
-auto bound() { return ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<In>().Arg<In>(); }
+auto bound() { return ffi::Ffi::Bind().Ctx<Pool>().Arg<In>().Arg<In>(); }
 
 }  // namespace
 

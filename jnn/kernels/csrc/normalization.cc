@@ -287,7 +287,7 @@ void backward_by_column(const Layout& l, const Backward<T>& a, int64_t first, in
 
 // to[i] = sum over p < count of from[p * pitch + i]
 template <class T>
-void add_up(ffi::ThreadPool& pool, int64_t count, int64_t pitch, const T* from, int64_t size, T* to) {
+void add_up(Pool& pool, int64_t count, int64_t pitch, const T* from, int64_t size, T* to) {
   by_task(pool, size, count, kLanes<T>, [&](int64_t begin, int64_t end) {
     std::copy(from + begin, from + end, to + begin);
     for (int64_t p = 1; p < count; ++p)
@@ -297,7 +297,7 @@ void add_up(ffi::ThreadPool& pool, int64_t count, int64_t pitch, const T* from, 
 
 // Gradients of items within samples: those by weights are added up from partial ones, of samples or, by number, of tasks.
 template <bool by_number, class T>
-void backward_of_samples(ffi::ThreadPool& pool, const Layout& l, const Backward<T>& a) {
+void backward_of_samples(Pool& pool, const Layout& l, const Backward<T>& a) {
   const int64_t channels = l.channels(), most = std::clamp(l.items() / kLeastRows, int64_t{1}, kMostPartial);
   const Parts tasks(l.items(), std::max((l.items() + most - 1) / most, kTask / l.size()));
   const int64_t count = by_number ? tasks.parts : l.batch;
@@ -317,13 +317,13 @@ void backward_of_samples(ffi::ThreadPool& pool, const Layout& l, const Backward<
 // run(first, channels) for tasks of channels that are read column by column: as wide as is left for one a thread, on which no result
 // depends.
 template <class T, class Run>
-void by_columns(ffi::ThreadPool& pool, const Layout& l, const Run& run) {
+void by_columns(Pool& pool, const Layout& l, const Run& run) {
   const int64_t least = std::max(kWays * kLanes<T> / l.places, l.groups / std::max<int64_t>(1, pool.num_threads()));
   by_task(pool, l.groups, l.size(), least, [&](int64_t begin, int64_t end) { run(begin, end - begin); });
 }
 
 template <class T>
-void normalize(ffi::ThreadPool& pool, const Layout& l, const Forward<T>& a) {
+void normalize(Pool& pool, const Layout& l, const Forward<T>& a) {
   if (l.by_column()) {
     by_columns<T>(pool, l, [&](int64_t first, int64_t channels) { forward_by_column(l, a, first, channels); });
   } else {
@@ -334,7 +334,7 @@ void normalize(ffi::ThreadPool& pool, const Layout& l, const Forward<T>& a) {
 }
 
 template <class T>
-void differentiate(ffi::ThreadPool& pool, const Layout& l, const Backward<T>& a) {
+void differentiate(Pool& pool, const Layout& l, const Backward<T>& a) {
   if (l.by_column()) {
     by_columns<T>(pool, l, [&](int64_t first, int64_t channels) { backward_by_column(l, a, first, channels); });
   } else if (l.across) {
@@ -359,8 +359,7 @@ Layout layout(const In& x, Span firsts, bool across, bool centered, double eps) 
   return {sizes[0], sizes[1], sizes[2], sizes[3], across, centered, eps};
 }
 
-ffi::Error forward(ffi::ThreadPool pool, Span firsts, bool across, bool centered, double eps, In x, In w, In b, Out y, Out mean,
-                   Out variance) {
+ffi::Error forward(Pool pool, Span firsts, bool across, bool centered, double eps, In x, In w, In b, Out y, Out mean, Out variance) {
   return by_type(x.element_type(), [&](auto zero) {
     using T = decltype(zero);
     const Forward<T> arrays{data<T>(x), data<T>(w), data<T>(b), data<T>(y), data<T>(mean), data<T>(variance)};
@@ -368,8 +367,8 @@ ffi::Error forward(ffi::ThreadPool pool, Span firsts, bool across, bool centered
   });
 }
 
-ffi::Error backward(ffi::ThreadPool pool, Span firsts, bool across, bool centered, double eps, In g, In x, In mean, In variance, In w,
-                    Out dx, Out dw, Out db) {
+ffi::Error backward(Pool pool, Span firsts, bool across, bool centered, double eps, In g, In x, In mean, In variance, In w, Out dx, Out dw,
+                    Out db) {
   return by_type(x.element_type(), [&](auto zero) {
     using T = decltype(zero);
     const Backward<T> arrays{data<T>(g), data<T>(x), data<T>(mean), data<T>(variance), data<T>(w), data<T>(dx), data<T>(dw), data<T>(db)};
@@ -377,9 +376,7 @@ ffi::Error backward(ffi::ThreadPool pool, Span firsts, bool across, bool centere
   });
 }
 
-auto bound() {
-  return ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Attr<Span>("firsts").Attr<bool>("across").Attr<bool>("centered").Attr<double>("eps");
-}
+auto bound() { return ffi::Ffi::Bind().Ctx<Pool>().Attr<Span>("firsts").Attr<bool>("across").Attr<bool>("centered").Attr<double>("eps"); }
 
 }  // namespace
 

@@ -24,7 +24,6 @@ namespace jnn::outputs {
 
 // The most numbers of a slab's patches, which stay in the cache with the weights of some outputs.
 constexpr int64_t kMost = 1 << 16;
-constexpr int64_t kTasksAThread = 4;
 constexpr int64_t kChannelsAtOnce = 32;
 
 // Neighbours that a place reads, `length` numbers from the first on, which stand at `at` among all that it reads, and their row.
@@ -43,7 +42,7 @@ template <class T>
 class Convolution {
  public:
   // The grids of all phases, which read the same inputs.
-  Convolution(ffi::ThreadPool& pool, const Channels& c, const std::vector<Grid>& grids)
+  Convolution(Pool& pool, const Channels& c, const std::vector<Grid>& grids)
       : one_(c),
         share_(c.joined(kLanes<T>)),
         c_(of(c, share_)),
@@ -152,7 +151,7 @@ class Convolution {
     }
   }
 
-  static Cut cut(ffi::ThreadPool& pool, const Channels& c, const Grid& all) {
+  static Cut cut(Pool& pool, const Channels& c, const Grid& all) {
     auto numbers = [&](const Ints& size) { return product(size) * c.in * static_cast<int64_t>(all.taps.size()); };
     return Cut(all.places, c.batch, std::max(kMost, numbers({1, 1, all.places[2]})),
                (kTasksAThread * pool.num_threads() + c.groups - 1) / c.groups, numbers);
@@ -241,7 +240,7 @@ class Convolution {
 };
 
 template <class T>
-void convolve(ffi::ThreadPool& pool, const Channels& c, const std::vector<Grid>& grids, const T* x, const T* w, T* y) {
+void convolve(Pool& pool, const Channels& c, const std::vector<Grid>& grids, const T* x, const T* w, T* y) {
   run(pool, Convolution<T>(pool, c, grids), x, w, y);
 }
 

@@ -38,7 +38,7 @@ struct Columns {
 };
 
 // x (N, *in) to (N, *out), of three axes each.
-ffi::Error extended(ffi::ThreadPool pool, Span depths, Span rows, Span columns, ffi::AnyBuffer x, ffi::Result<ffi::AnyBuffer> out) {
+ffi::Error extended(Pool pool, Span depths, Span rows, Span columns, ffi::AnyBuffer x, ffi::Result<ffi::AnyBuffer> out) {
   const auto in = x.dimensions();
   const int64_t lines = depths.size() * rows.size(), width = columns.size();
   if (!out->element_count()) return ffi::Error::Success();
@@ -59,13 +59,8 @@ ffi::Error extended(ffi::ThreadPool pool, Span depths, Span rows, Span columns, 
 
 }  // namespace
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(jnn_extended, extended,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Attr<Span>("depths")
-                                  .Attr<Span>("rows")
-                                  .Attr<Span>("columns")
-                                  .Arg<ffi::AnyBuffer>()
-                                  .Ret<ffi::AnyBuffer>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(
+    jnn_extended, extended,
+    ffi::Ffi::Bind().Ctx<Pool>().Attr<Span>("depths").Attr<Span>("rows").Attr<Span>("columns").Arg<ffi::AnyBuffer>().Ret<ffi::AnyBuffer>());
 
 }  // namespace jnn

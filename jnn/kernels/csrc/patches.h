@@ -19,8 +19,6 @@ namespace jnn::patches {
 constexpr int64_t kDepth = 192, kTilesAtOnce = 4;
 // Rows of a product that a task makes at most.
 constexpr int64_t kRowsAtOnce = 256;
-// For balance there are so many tasks for each thread.
-constexpr int64_t kTasksAThread = 4;
 
 // Neighbours along a row, no more than lanes: `count` places from (image, place) on. They are the `at`-th of their block, and go to `slot`.
 struct Run {
@@ -101,7 +99,7 @@ class Block {
 };
 
 template <class T>
-void convolve(ffi::ThreadPool& pool, const Channels& c, const Grid& grid, const T* x, const T* w, T* y) {
+void convolve(Pool& pool, const Channels& c, const Grid& grid, const T* x, const T* w, T* y) {
   const int64_t taps = grid.taps.size(), depth = c.in * taps, places = c.batch * product(grid.places);
   const int64_t in_size = product(grid.in), out_size = product(grid.out), width = kTileColumns<T>;
   const Parts rows(c.out, kMostRows);

@@ -167,8 +167,8 @@ class Planes {
 };
 
 // x (*, *in) to the maxima (*, *out) and their places. The attributes are of its last axes.
-ffi::Error maxima(ffi::ThreadPool pool, Span size, Span stride, Span dilation, Span before, ffi::AnyBuffer x,
-                  ffi::Result<ffi::AnyBuffer> values, ffi::ResultBuffer<ffi::S32> places) {
+ffi::Error maxima(Pool pool, Span size, Span stride, Span dilation, Span before, ffi::AnyBuffer x, ffi::Result<ffi::AnyBuffer> values,
+                  ffi::ResultBuffer<ffi::S32> places) {
   Axes axes;
   for (size_t i = 0; i < size.size(); ++i) {
     const auto of = [&](auto dimensions) { return dimensions[dimensions.size() - size.size() + i]; };
@@ -188,7 +188,7 @@ ffi::Error maxima(ffi::ThreadPool pool, Span size, Span stride, Span dilation, S
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jnn_maxima, maxima,
                               ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
+                                  .Ctx<Pool>()
                                   .Attr<Span>("size")
                                   .Attr<Span>("stride")
                                   .Attr<Span>("dilation")

@@ -69,8 +69,7 @@ inline void choose(const Key& key, int64_t at, uint32_t bound, int8_t* to) {
 }
 
 // Positions are counted up to whole blocks of words, which lie within 2^32 of each other.
-ffi::Error kept(ffi::ThreadPool pool, ffi::Buffer<ffi::U32> key_data, ffi::Buffer<ffi::F32> probability,
-                ffi::Result<ffi::Buffer<ffi::PRED>> out) {
+ffi::Error kept(Pool pool, ffi::Buffer<ffi::U32> key_data, ffi::Buffer<ffi::F32> probability, ffi::Result<ffi::Buffer<ffi::PRED>> out) {
   constexpr int64_t block = kAtOnce * kLanes<float>;
   const Key key(key_data.typed_data()[0], key_data.typed_data()[1]);
   const uint32_t bound = std::ceil(std::clamp(probability.typed_data()[0], 0.f, 1.f) * (1 << kDigits));
@@ -91,7 +90,6 @@ ffi::Error kept(ffi::ThreadPool pool, ffi::Buffer<ffi::U32> key_data, ffi::Buffe
 }  // namespace
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(
-    jnn_kept, kept,
-    ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<ffi::Buffer<ffi::U32>>().Arg<ffi::Buffer<ffi::F32>>().Ret<ffi::Buffer<ffi::PRED>>());
+    jnn_kept, kept, ffi::Ffi::Bind().Ctx<Pool>().Arg<ffi::Buffer<ffi::U32>>().Arg<ffi::Buffer<ffi::F32>>().Ret<ffi::Buffer<ffi::PRED>>());
 
 }  // namespace jnn

@@ -49,7 +49,7 @@ class Forward {
     }
   }
 
-  void run(ffi::ThreadPool& pool) {
+  void run(Pool& pool) {
     Plan<Stage> plan;
     plan.add(Stage::start, 0, 2 * groups_ + projected_groups_ + parts_.parts);
     for (int64_t step = 0; step < l.steps; ++step) {
@@ -235,7 +235,7 @@ class Forward {
   Memory<T> h_[2];
 };
 
-ffi::Error forward(ffi::ThreadPool pool, ffi::RemainingArgs arguments, ffi::RemainingRets results, int64_t mode, bool reverse, bool biased,
+ffi::Error forward(Pool pool, ffi::RemainingArgs arguments, ffi::RemainingRets results, int64_t mode, bool reverse, bool biased,
                    bool projected, bool masked, bool record) {
   const Options options{mode, reverse, biased, projected, masked};
   return by_type(arguments.get<ffi::AnyBuffer>(0)->element_type(), [&](auto zero) {
@@ -256,7 +256,7 @@ ffi::Error forward(ffi::ThreadPool pool, ffi::RemainingArgs arguments, ffi::Rema
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jnn_recurrence, forward,
                               ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
+                                  .Ctx<Pool>()
                                   .RemainingArgs()
                                   .RemainingRets()
                                   .Attr<int64_t>("mode")

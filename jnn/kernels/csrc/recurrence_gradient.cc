@@ -69,7 +69,7 @@ class Backward {
     for (auto& runs : runs_) runs = memory<T>(layer.batch * vectors_ * Cell::gates * kLanes<T>);
   }
 
-  void run(ffi::ThreadPool& pool) {
+  void run(Pool& pool) {
     Plan<Stage> plan;
     plan.add(Stage::start, 0, by_state_.count + projection_.count + parts_.parts);
     for (int64_t step = l.steps - 1; step >= 0; --step) {
@@ -358,7 +358,7 @@ class Backward {
   Memory<T> runs_[2];
 };
 
-ffi::Error backward(ffi::ThreadPool pool, ffi::RemainingArgs arguments, ffi::RemainingRets results, int64_t mode, bool reverse, bool biased,
+ffi::Error backward(Pool pool, ffi::RemainingArgs arguments, ffi::RemainingRets results, int64_t mode, bool reverse, bool biased,
                     bool projected, bool masked, bool wants_input, bool wants_weights) {
   const Options options{mode, reverse, biased, projected, masked};
   return by_type(arguments.get<ffi::AnyBuffer>(0)->element_type(), [&](auto zero) {
@@ -384,7 +384,7 @@ ffi::Error backward(ffi::ThreadPool pool, ffi::RemainingArgs arguments, ffi::Rem
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jnn_recurrence_gradient, backward,
                               ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
+                                  .Ctx<Pool>()
                                   .RemainingArgs()
                                   .RemainingRets()
                                   .Attr<int64_t>("mode")

@@ -20,8 +20,6 @@ namespace {
 
 // Fewer products than these one thread makes before another has woken up.
 constexpr int64_t kLeastWork = 1 << 16;
-// For balance there are so many tasks for each thread.
-constexpr int64_t kTasksAThread = 4;
 // Rows are cut into parts for several threads from so many columns a part on.
 constexpr int64_t kLeastColumns = 32;
 // Planes are read with so many channels side by side, unless there are fewer or few places.
@@ -140,7 +138,7 @@ struct Problem {
 
 // `parallel`, where that is worth it.
 template <class Run>
-void share(ffi::ThreadPool& pool, int64_t work, int64_t tasks, const Run& run) {
+void share(Pool& pool, int64_t work, int64_t tasks, const Run& run) {
   if (work >= kLeastWork) return parallel(pool, tasks, run);
   for (int64_t i = 0; i < tasks; ++i) run(i);
 }
@@ -169,7 +167,7 @@ class Channels {
 };
 
 template <class T>
-void gather_planes(ffi::ThreadPool& pool, const Problem<T>& problem, const T* x, T* y) {
+void gather_planes(Pool& pool, const Problem<T>& problem, const T* x, T* y) {
   const int64_t wide = problem.side_by_side(pool.num_threads()), blocks = (problem.width + wide - 1) / wide;
   const std::vector<T> missing = problem.filled();
   share(pool, problem.work(), problem.batch * blocks, [&](int64_t task) {
@@ -183,7 +181,7 @@ void gather_planes(ffi::ThreadPool& pool, const Problem<T>& problem, const T* x,
 }
 
 template <class T>
-void scatter_planes(ffi::ThreadPool& pool, const Problem<T>& problem, const T* g, T* x) {
+void scatter_planes(Pool& pool, const Problem<T>& problem, const T* g, T* x) {
   const int64_t wide = problem.side_by_side(pool.num_threads()), blocks = (problem.width + wide - 1) / wide;
   share(pool, problem.work(), problem.batch * blocks, [&](int64_t task) {
     const int64_t n = task / blocks, first = task % blocks * wide, channels = std::min(wide, problem.width - first);
@@ -196,7 +194,7 @@ void scatter_planes(ffi::ThreadPool& pool, const Problem<T>& problem, const T* g
 }
 
 template <class T>
-void dots_planes(ffi::ThreadPool& pool, const Problem<T>& problem, const T* g, const T* x, T* w) {
+void dots_planes(Pool& pool, const Problem<T>& problem, const T* g, const T* x, T* w) {
   const int64_t wide = 4 * problem.entries < problem.count ? 1 : problem.width > kNarrow ? kWide : kNarrow;
   const std::vector<T> missing = problem.filled();
   const Parts parts(problem.places, std::max<int64_t>(1, problem.places * problem.batch / pool.num_threads()));
@@ -214,13 +212,13 @@ void dots_planes(ffi::ThreadPool& pool, const Problem<T>& problem, const T* g, c
 
 // Places in parts, so that there are tasks enough.
 template <class T>
-Parts shares(const ffi::ThreadPool& pool, const Problem<T>& problem) {
+Parts shares(const Pool& pool, const Problem<T>& problem) {
   const int64_t wanted = (kTasksAThread * pool.num_threads() + problem.batch - 1) / problem.batch;
   return Parts(problem.places, std::max<int64_t>(1, (problem.places + wanted - 1) / wanted));
 }
 
 template <class T>
-void gather_rows(ffi::ThreadPool& pool, const Problem<T>& problem, const T* x, T* y) {
+void gather_rows(Pool& pool, const Problem<T>& problem, const T* x, T* y) {
   const std::vector<T> missing = problem.filled();
   const Parts parts = shares(pool, problem);
   share(pool, problem.batch * problem.entries * problem.width, problem.batch * parts.parts, [&](int64_t task) {
@@ -232,7 +230,7 @@ void gather_rows(ffi::ThreadPool& pool, const Problem<T>& problem, const T* x, T
 }
 
 template <class T>
-void scatter_rows(ffi::ThreadPool& pool, const Problem<T>& problem, const T* g, T* x) {
+void scatter_rows(Pool& pool, const Problem<T>& problem, const T* g, T* x) {
   // Tasks have columns of their own, or else rows, for which each reads all indices.
   const int64_t width = problem.width, wanted = (kTasksAThread * pool.num_threads() + problem.batch - 1) / problem.batch;
   const bool by_column = width >= kLeastColumns * pool.num_threads();
@@ -247,7 +245,7 @@ void scatter_rows(ffi::ThreadPool& pool, const Problem<T>& problem, const T* g, 
 }
 
 template <class T>
-void dots_rows(ffi::ThreadPool& pool, const Problem<T>& problem, const T* g, const T* x, T* w) {
+void dots_rows(Pool& pool, const Problem<T>& problem, const T* g, const T* x, T* w) {
   const std::vector<T> missing = problem.filled();
   const Parts parts = shares(pool, problem);
   share(pool, problem.batch * problem.entries * problem.width, problem.batch * parts.parts, [&](int64_t task) {
@@ -278,8 +276,8 @@ Problem<T> problem_of(const Form& form, ffi::AnyBuffer::Dimensions rows, ffi::An
   return {rows[0], width, count, places, entries, static_cast<T>(form.missing), terms};
 }
 
-ffi::Error sample(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer weight, Index index, Index bounds, ffi::Result<ffi::AnyBuffer> y,
-                  bool planes, bool ragged, bool weighted, double missing, int64_t nothing) {
+ffi::Error sample(Pool pool, ffi::AnyBuffer x, ffi::AnyBuffer weight, Index index, Index bounds, ffi::Result<ffi::AnyBuffer> y, bool planes,
+                  bool ragged, bool weighted, double missing, int64_t nothing) {
   return by_type(x.element_type(), [&](auto zero) {
     using T = decltype(zero);
     const auto problem =
@@ -288,7 +286,7 @@ ffi::Error sample(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer weight,
   });
 }
 
-ffi::Error by_rows(ffi::ThreadPool pool, ffi::AnyBuffer g, ffi::AnyBuffer weight, Index index, Index bounds, ffi::Result<ffi::AnyBuffer> x,
+ffi::Error by_rows(Pool pool, ffi::AnyBuffer g, ffi::AnyBuffer weight, Index index, Index bounds, ffi::Result<ffi::AnyBuffer> x,
                    bool planes, bool ragged, bool weighted, double missing, int64_t nothing) {
   return by_type(g.element_type(), [&](auto zero) {
     using T = decltype(zero);
@@ -298,8 +296,8 @@ ffi::Error by_rows(ffi::ThreadPool pool, ffi::AnyBuffer g, ffi::AnyBuffer weight
   });
 }
 
-ffi::Error by_weight(ffi::ThreadPool pool, ffi::AnyBuffer g, ffi::AnyBuffer x, Index index, Index bounds, ffi::Result<ffi::AnyBuffer> w,
-                     bool planes, bool ragged, bool weighted, double missing, int64_t nothing) {
+ffi::Error by_weight(Pool pool, ffi::AnyBuffer g, ffi::AnyBuffer x, Index index, Index bounds, ffi::Result<ffi::AnyBuffer> w, bool planes,
+                     bool ragged, bool weighted, double missing, int64_t nothing) {
   return by_type(g.element_type(), [&](auto zero) {
     using T = decltype(zero);
     const Form form{planes, ragged, weighted, missing, nothing};
@@ -311,7 +309,7 @@ ffi::Error by_weight(ffi::ThreadPool pool, ffi::AnyBuffer g, ffi::AnyBuffer x, I
 
 auto bound() {
   return ffi::Ffi::Bind()
-      .Ctx<ffi::ThreadPool>()
+      .Ctx<Pool>()
       .Arg<ffi::AnyBuffer>()
       .Arg<ffi::AnyBuffer>()
       .Arg<Index>()

@@ -20,7 +20,6 @@ namespace jnn::slabs {
 
 // The most numbers of a slab's input, which stays in the cache.
 constexpr int64_t kMost = 1 << 16;
-constexpr int64_t kTasksAThread = 4;
 // The places that a gradient by the weight sums up at a time, about.
 constexpr int64_t kPlacesAtOnce = 1024;
 
@@ -154,7 +153,7 @@ void write(const Grid& grid, const Slab& slab, int64_t depth, int64_t pitch, con
 }
 
 template <class T>
-void convolve(ffi::ThreadPool& pool, const Channels& c, const Grid& grid, const T* x, const T* w, T* y) {
+void convolve(Pool& pool, const Channels& c, const Grid& grid, const T* x, const T* w, T* y) {
   const int64_t depth = c.in * grid.taps.size(), in_size = product(grid.in), out_size = product(grid.out), width = kTileColumns<T>;
   const Parts rows(c.out, kMostRows);
   const auto weights = ordered(pool, c, grid, w, rows);
@@ -190,7 +189,7 @@ void convolve(ffi::ThreadPool& pool, const Channels& c, const Grid& grid, const 
 
 // The gradient by the weight: g (N, O, *places) and x (N, C, *in) give w (O, C / groups, *K).
 template <class T>
-void correlate(ffi::ThreadPool& pool, const Channels& c, const Grid& grid, const T* g, const T* x, T* w) {
+void correlate(Pool& pool, const Channels& c, const Grid& grid, const T* g, const T* x, T* w) {
   const int64_t taps = grid.taps.size(), in_size = product(grid.in), columns = c.in * taps, lanes = kLanes<T>;
   std::fill(w, w + c.groups * c.out * columns, T{0});
   const int64_t wanted = kTasksAThread * pool.num_threads();

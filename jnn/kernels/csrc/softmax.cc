@@ -72,7 +72,7 @@ using Out = ffi::Result<ffi::AnyBuffer>;
 
 // run(zero, row) for each row of x, along the last axis.
 template <class Run>
-ffi::Error by_row(ffi::ThreadPool& pool, const In& x, const Run& run) {
+ffi::Error by_row(Pool& pool, const In& x, const Run& run) {
   const int64_t size = x.element_count(), n = x.dimensions().back();
   return by_type(x.element_type(), [&](auto zero) {
     by_task(pool, size / n, n, 1, [&](int64_t begin, int64_t end) {
@@ -81,7 +81,7 @@ ffi::Error by_row(ffi::ThreadPool& pool, const In& x, const Run& run) {
   });
 }
 
-ffi::Error forward(ffi::ThreadPool pool, bool log, In x, Out y) {
+ffi::Error forward(Pool pool, bool log, In x, Out y) {
   return by_row(pool, x, [&](auto zero, int64_t row, int64_t n, bool past) {
     using T = decltype(zero);
     const T* from = data<T>(x) + row * n;
@@ -90,7 +90,7 @@ ffi::Error forward(ffi::ThreadPool pool, bool log, In x, Out y) {
   });
 }
 
-ffi::Error backward(ffi::ThreadPool pool, bool log, In g, In y, Out dx) {
+ffi::Error backward(Pool pool, bool log, In g, In y, Out dx) {
   return by_row(pool, y, [&](auto zero, int64_t row, int64_t n, bool past) {
     using T = decltype(zero);
     const T *slope = data<T>(g) + row * n, *value = data<T>(y) + row * n;
@@ -100,7 +100,7 @@ ffi::Error backward(ffi::ThreadPool pool, bool log, In g, In y, Out dx) {
 }
 
 // The logarithm for one number of each row; the greatest of the row, and the logarithm of the sum of exp(x - most).
-ffi::Error forward_at(ffi::ThreadPool pool, In x, In index, Out y, Out most, Out off) {
+ffi::Error forward_at(Pool pool, In x, In index, Out y, Out most, Out off) {
   return by_row(pool, x, [&](auto zero, int64_t row, int64_t n, bool) {
     using T = decltype(zero);
     const T *from = data<T>(x) + row * n, greatest = most_of(n, from);
@@ -111,7 +111,7 @@ ffi::Error forward_at(ffi::ThreadPool pool, In x, In index, Out y, Out most, Out
   });
 }
 
-ffi::Error backward_at(ffi::ThreadPool pool, In g, In x, In index, In most, In off, Out dx) {
+ffi::Error backward_at(Pool pool, In g, In x, In index, In most, In off, Out dx) {
   return by_row(pool, x, [&](auto zero, int64_t row, int64_t n, bool past) {
     using T = decltype(zero);
     const T *from = data<T>(x) + row * n, slope = data<T>(g)[row], greatest = data<T>(most)[row], sum = data<T>(off)[row];
@@ -123,7 +123,7 @@ ffi::Error backward_at(ffi::ThreadPool pool, In g, In x, In index, In most, In o
   });
 }
 
-auto bound() { return ffi::Ffi::Bind().Ctx<ffi::ThreadPool>(); }
+auto bound() { return ffi::Ffi::Bind().Ctx<Pool>(); }
 
 }  // namespace
 

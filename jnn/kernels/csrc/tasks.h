@@ -22,7 +22,7 @@ inline bool past_cache(int64_t size) {
 
 // Calls run(begin, end) for tasks of items, `least` of them at least, of `size` numbers each.
 template <class Run>
-void by_task(ffi::ThreadPool& pool, int64_t items, int64_t size, int64_t least, const Run& run) {
+void by_task(Pool& pool, int64_t items, int64_t size, int64_t least, const Run& run) {
   const Parts parts(items, std::max({int64_t{1}, least, kTask / size}));
   parallel(pool, parts.parts, [&](int64_t task) { run(parts.begin(task), parts.begin(task + 1)); });
 }

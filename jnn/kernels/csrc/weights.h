@@ -25,7 +25,7 @@ void by_tap(const Channels& c, const T* w, int64_t channel, int64_t channels, in
 
 // By group, by up to kMostRows outputs as `rows` has them, by input channel and tap of the grid.
 template <class T>
-Memory<T> ordered(ffi::ThreadPool& pool, const Channels& c, const Grid& grid, const T* w, const Parts& rows) {
+Memory<T> ordered(Pool& pool, const Channels& c, const Grid& grid, const T* w, const Parts& rows) {
   const int64_t taps = grid.taps.size(), kernel = c.kernel(), depth = c.in * taps;
   auto to = memory<T>(c.groups * c.out * depth);
   parallel(pool, c.groups * rows.parts, [&](int64_t task) {

@@ -28,7 +28,6 @@ namespace jnn::winograd {
 constexpr int kPoints = 16;
 // The most numbers of a slab's input: what stands at its points is up to four times as much.
 constexpr int64_t kMost = 1 << 15;
-constexpr int64_t kTasksAThread = 4;
 // Input channels whose weights are put in order at a time.
 constexpr int64_t kChannelsAtOnce = 32;
 
@@ -144,7 +143,7 @@ class Weights {
 template <class T>
 class Convolution {
  public:
-  Convolution(ffi::ThreadPool& pool, const Channels& c, const Grid& grid)
+  Convolution(Pool& pool, const Channels& c, const Grid& grid)
       : c_(c),
         grid_(grid),
         tiled_(tiles(grid)),
@@ -257,7 +256,7 @@ class Convolution {
 };
 
 template <class T>
-void convolve(ffi::ThreadPool& pool, const Channels& c, const Grid& grid, const T* x, const T* w, T* y) {
+void convolve(Pool& pool, const Channels& c, const Grid& grid, const T* x, const T* w, T* y) {
   run(pool, Convolution<T>(pool, c, grid), x, w, y);
 }
 

@@ -93,7 +93,7 @@ void at_taps(const T* sums, int64_t stride, int64_t channels, const std::array<i
 
 // g (N, O, *places) and x (N, C, *in) give w (O, C, *K), for kernels of one depth.
 template <class T>
-void correlate(ffi::ThreadPool& pool, const Channels& c, const Grid& grid, const T* g, const T* x, T* w) {
+void correlate(Pool& pool, const Channels& c, const Grid& grid, const T* g, const T* x, T* w) {
   const Grid read = tiles(grid), written = pairs(grid);
   const Cut cut = Reach(read).cut(read, c.batch, c.in, kMost, kSlabs);
   const int64_t slabs = cut.slabs(), a_slab = cut.most_images * product(cut.size);
