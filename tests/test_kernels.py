@@ -17,7 +17,7 @@ import jnn.functional as F
 from jnn.core.allocator import keep_freed_memory
 from jnn.kernels import dense, matmul, patches, winograd
 from jnn.kernels import stored as module_of_stored
-from jnn.kernels.bilinear import bilinear
+from jnn.kernels.multilinear import multilinear
 from jnn.kernels.platform import lowering
 from jnn.kernels.softplus import softplus
 from jnn.kernels.stored import stored
@@ -209,7 +209,7 @@ def test_products_of_large_matrices_have_the_gradients_of_jaxs(rows, wraps, rng,
 
 def test_reverse_mode_runs_the_gradients_that_are_given():
     ran = []
-    product = bilinear(
+    product = multilinear(
         lambda scale, a, b: scale * a * b,
         lambda scale, g, b, a: ran.append(f"left {a.shape}") or scale * g * b,
         lambda scale, g, a, b: ran.append(f"right {b.shape}") or scale * g * a,

@@ -75,6 +75,49 @@ def test_an_infinity_stays_among_its_neighbours(mode):
     assert int(jnp.isinf(y).sum()) == 1
 
 
+_MODES = [
+    ("nearest", {}),
+    ("nearest-exact", {}),
+    ("area", {}),
+    ("bilinear", {}),
+    ("bilinear", {"align_corners": True}),
+    ("bicubic", {}),
+    ("bicubic", {"antialias": True}),
+]
+
+
+@pytest.mark.parametrize(("mode", "options"), _MODES)
+@pytest.mark.parametrize(("size", "out"), [((4, 3), (8, 9)), ((8, 9), (4, 3)), ((5, 7), (9, 4)), ((1, 2), (3, 1))])
+def test_gradients_are_resamplings(mode, options, size, out, rng):
+    x, g = jnp.asarray(rng.standard_normal((2, 1, *size))), jnp.asarray(rng.standard_normal((2, 1, *out)))
+
+    def f(x):
+        return F.interpolate(x, out, mode=mode, **options)
+
+    def gradient(x):
+        return jax.vjp(f, x)[1](g)[0]
+
+    # Forward mode, which takes no gradients, says what they are.
+    by_columns = jnp.einsum("nchw,nchwabij->abij", g, jax.jacfwd(f)(x))
+    np.testing.assert_allclose(gradient(x), by_columns, rtol=1e-9, atol=1e-12)
+    assert "scatter" not in str(jax.make_jaxpr(gradient)(x))
+    by_sample = jax.vmap(lambda x, g: jax.vjp(lambda x: f(x[None])[0], x)[1](g)[0])(x, g)
+    np.testing.assert_allclose(by_sample, gradient(x), rtol=1e-9, atol=1e-12)
+    twice = jax.vjp(lambda g: jax.vjp(f, x)[1](g)[0], g)[1](x)[0]
+    np.testing.assert_allclose(twice, f(x), rtol=1e-9, atol=1e-12, err_msg="the transposition of the transposition")
+
+
+def test_gradients_keep_the_dtype_and_their_infinities_apart():
+    x = jnp.ones((1, 1, 4, 4), jnp.bfloat16)
+    y, pull = jax.vjp(lambda x: F.interpolate(x, (8, 8), mode="nearest"), x)
+    (slope,) = pull(jnp.zeros_like(y).at[0, 0, 3, 2].set(jnp.inf))
+    assert slope.dtype == jnp.bfloat16
+    assert int(jnp.isinf(slope).sum()) == 1
+    assert not jnp.isnan(slope).any()
+    empty = jax.grad(lambda x: F.interpolate(x, (0, 2), mode="area").sum())(jnp.ones((1, 1, 4, 4)))
+    np.testing.assert_array_equal(empty, jnp.zeros((1, 1, 4, 4)), err_msg="nothing reads it")
+
+
 def test_deprecated_functions_warn():
     x = jnp.ones((1, 1, 2, 2))
     for function in (F.upsample, F.upsample_nearest, F.upsample_bilinear):

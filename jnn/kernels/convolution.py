@@ -17,8 +17,8 @@ from jax import lax
 
 from ..core import dtypes
 from . import dense, grouped, linear, patches
-from .bilinear import Like, bilinear
 from .foreign import foreign
+from .multilinear import Like, multilinear
 from .platform import exact_products, native
 from .taps import Geometry, Ints, Pads, flipped, pad, swapped
 
@@ -222,8 +222,8 @@ def _slope_by_weight(geometry: Geometry, g: Array, x: Array, w: Array | Like) ->
     return _library_by_weight(geometry, w.shape[2:], g, x)
 
 
-_conv = bilinear(_value, lambda geometry, g, w, x: _slope_by_input(geometry, g, w, x.shape[2:]), _slope_by_weight)
-_conv_transpose = bilinear(
+_conv = multilinear(_value, lambda geometry, g, w, x: _slope_by_input(geometry, g, w, x.shape[2:]), _slope_by_weight)
+_conv_transpose = multilinear(
     lambda static, x, w: _slope_by_input(static[0], x, w, static[1]),
     lambda static, g, w, x: _value(_covering(static[0], static[1], x, w), g, w),
     lambda static, g, x, w: _slope_by_weight(_covering(static[0], static[1], x, w), x, g, w),

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .bilinear import Like, bilinear
+from .multilinear import Like, multilinear
 from .platform import native
 from .stored import stored
 from .taps import count
@@ -41,4 +41,4 @@ def _by_right(_: None, g: Array, a: Array, b: Like) -> Array:
     return stored(_transposed(stored(stored(_transposed(g)) @ a)))
 
 
-_matmul = bilinear(lambda _, a, b: a @ b, _by_left, _by_right)
+_matmul = multilinear(lambda _, a, b: a @ b, _by_left, _by_right)

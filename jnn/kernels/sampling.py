@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .bilinear import Like, bilinear
 from .foreign import foreign, takes
+from .multilinear import Like, multilinear
 from .platform import by_library
 from .varying import transposed
 
@@ -125,7 +125,7 @@ _run = foreign("jnn_sample", lambda form, *arrays: (_sample(form, *arrays),), _a
 _run_by_rows = foreign("jnn_sample_by_rows", lambda static, *arrays: (_by_rows(static, *arrays),), _attributes_of_gradient)
 _run_by_weight = foreign("jnn_sample_by_weight", lambda static, *arrays: (_by_weight(static, *arrays),), _attributes_of_gradient)
 
-_bilinear = bilinear(
+_bilinear = multilinear(
     lambda form, *arrays: _run(form, *arrays)[0],
     lambda form, g, weight, like, *known: _run_by_rows((form, like), g, weight, *known)[0],
     lambda form, g, x, like, *known: (_run_by_weight if form.weighted else _by_weight_of_one)((form, like), g, x, *known)[0],

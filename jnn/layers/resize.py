@@ -6,28 +6,26 @@ from the sizes alone, and are computed here in numpy.
 
 from __future__ import annotations
 
-import math
+import functools
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from ..core import checks, dtypes
 from ..core.function import function
 from ..core.spec import Layer, layer
+from ..kernels.resampling import Taps, resample
 
 Array = jax.Array
 # For each output along an axis, the inputs that it is a sum of and their weights: (outputs, taps) both.
-Taps = tuple[np.ndarray, np.ndarray]
+Sums = tuple[np.ndarray, np.ndarray]
 Scale = float | None
 
 _RANKS = {"linear": (3,), "bilinear": (4,), "bicubic": (4,), "lanczos": (4,), "trilinear": (5,)}
-# Slices that an axis is resampled by at most; with more, a gather compiles faster.
-_MOST_SLICES = 32
 _ANY_RANK = ("nearest", "nearest-exact", "area")
 
 
@@ -44,23 +42,23 @@ def _positions(n: int, out: int, scale: Scale, align_corners: bool, dtype: Any) 
     return _step(n, out, scale, align_corners, dtype) * (np.arange(out, dtype=dtype) + half) - half
 
 
-def _nearest(n: int, out: int, scale: Scale, align_corners: bool, dtype: Any) -> Taps:
+def _nearest(n: int, out: int, scale: Scale, align_corners: bool, dtype: Any) -> Sums:
     # torch doubles exactly whatever the scale, and rounds positions to float32 before taking the floor.
     step = dtype.type(0.5) if out == 2 * n else dtype.type(1) if out == n else _step(n, out, scale, False, dtype)
     index = np.floor((np.arange(out, dtype=dtype) * step).astype(np.float32))
     return _one_tap(index, n, dtype)
 
 
-def _nearest_exact(n: int, out: int, scale: Scale, align_corners: bool, dtype: Any) -> Taps:
+def _nearest_exact(n: int, out: int, scale: Scale, align_corners: bool, dtype: Any) -> Sums:
     position = np.maximum(_positions(n, out, scale, False, dtype), 0)
     return _one_tap(np.floor((position + dtype.type(0.5)).astype(np.float32)), n, dtype)
 
 
-def _one_tap(index: np.ndarray, n: int, dtype: Any) -> Taps:
+def _one_tap(index: np.ndarray, n: int, dtype: Any) -> Sums:
     return np.minimum(index.astype(int), n - 1)[:, None], np.ones((len(index), 1), dtype)
 
 
-def _linear(n: int, out: int, scale: Scale, align_corners: bool, dtype: Any) -> Taps:
+def _linear(n: int, out: int, scale: Scale, align_corners: bool, dtype: Any) -> Sums:
     if n == out:
         return _one_tap(np.arange(n), n, dtype)
     position = np.maximum(_positions(n, out, scale, align_corners, dtype), 0)
@@ -82,14 +80,14 @@ def cubic(t: Any) -> list[Any]:
     return [far(t + 1), near(t), near(1 - t), far(2 - t)]
 
 
-def _bicubic(n: int, out: int, scale: Scale, align_corners: bool, dtype: Any) -> Taps:
+def _bicubic(n: int, out: int, scale: Scale, align_corners: bool, dtype: Any) -> Sums:
     position = _positions(n, out, scale, align_corners, dtype)
     left = np.floor(position)
     index = left[:, None].astype(int) + np.arange(-1, 3)
     return np.clip(index, 0, n - 1), np.stack(cubic(position - left), -1).astype(dtype)
 
 
-def _area(n: int, out: int, scale: Scale, align_corners: bool, dtype: Any) -> Taps:
+def _area(n: int, out: int, scale: Scale, align_corners: bool, dtype: Any) -> Sums:
     start = np.arange(out) * n // out
     count = -(-(np.arange(out) + 1) * n // out) - start
     return _windows(start, count, n, lambda j: np.ones(j.shape, dtype))
@@ -116,7 +114,7 @@ _FILTERS: dict[str, tuple[Callable[[np.ndarray], np.ndarray], int]] = {
 }
 
 
-def _antialiased(mode: str, n: int, out: int, scale: Scale, align_corners: bool, dtype: Any) -> Taps:
+def _antialiased(mode: str, n: int, out: int, scale: Scale, align_corners: bool, dtype: Any) -> Sums:
     """A filter as wide as the outputs are apart, so that shrinking averages."""
     if n == out:
         return _one_tap(np.arange(n), n, dtype)
@@ -130,7 +128,7 @@ def _antialiased(mode: str, n: int, out: int, scale: Scale, align_corners: bool,
     return _windows(start, stop - start, n, lambda j: kernel((j - center[:, None] + dtype.type(0.5)) / width))
 
 
-def _windows(start: np.ndarray, count: np.ndarray, n: int, weigh: Callable[[np.ndarray], np.ndarray]) -> Taps:
+def _windows(start: np.ndarray, count: np.ndarray, n: int, weigh: Callable[[np.ndarray], np.ndarray]) -> Sums:
     """Weighted means over windows of unequal length; those that are shorter get taps of weight 0."""
     taps = np.arange(count.max(initial=1))
     index = start[:, None] + taps
@@ -138,7 +136,7 @@ def _windows(start: np.ndarray, count: np.ndarray, n: int, weigh: Callable[[np.n
     return np.minimum(index, n - 1), weights / weights.sum(-1, keepdims=True)
 
 
-_TAPS: dict[str, Callable[..., Taps]] = {
+_MODES: dict[str, Callable[..., Sums]] = {
     "nearest": _nearest,
     "nearest-exact": _nearest_exact,
     "linear": _linear,
@@ -149,62 +147,10 @@ _TAPS: dict[str, Callable[..., Taps]] = {
 }
 
 
-def _resample(x: Array, axis: int, index: np.ndarray, weights: np.ndarray) -> Array:
-    """``y_i = sum_t weights[i, t] x[index[i, t]]`` along ``axis``. A tap of weight 0 is not read: it may be infinite."""
-    outputs, taps = index.shape
-    steps = _even_steps(index, weights, x.shape[axis]) if taps > 1 else None
-    if steps is not None:
-        return _resample_evenly(x, axis, steps)
-    if taps > 1:
-        weights = weights.reshape((1,) * axis + (outputs, taps) + (1,) * (x.ndim - axis - 1))
-        taken = jnp.take(x, index, axis, mode="clip")
-        return jnp.sum(jnp.where(weights == 0, 0, taken * weights), axis + 1)
-    times = outputs // x.shape[axis]
-    if times and np.array_equal(index[:, 0], np.arange(outputs) // times):
-        return jnp.repeat(x, times, axis) if times > 1 else x
-    return jnp.take(x, index[:, 0], axis, mode="clip")
-
-
-class _Steps(NamedTuple):
-    """Taps that, phase by phase, step through an axis and stop at its ends: their offsets and weights by phase."""
-
-    stride: int
-    offsets: np.ndarray
-    weights: np.ndarray
-
-
-def _even_steps(index: np.ndarray, weights: np.ndarray, n: int) -> _Steps | None:
-    """The taps of an axis of ``n`` elements as steps, where they are: in the middle, and at the ends to the same sums."""
-    outputs, taps = index.shape
-    count = max(1, math.gcd(n, outputs))
-    phases, stride = outputs // count, n // count
-    if not outputs or phases * taps > _MOST_SLICES:
-        return None
-    index, weights = index.reshape(count, phases, taps), weights.reshape(count, phases, taps)
-    places = stride * np.arange(count)[:, None, None]
-    offsets = (index - places)[count // 2]
-    reads = np.clip(places + offsets, 0, n - 1)[..., None, :] == index[..., None]
-    if (weights[~reads.any(-1)] != 0).any():
-        return None
-    first = reads & (reads.cumsum(-1) == 1)
-    return _Steps(stride, offsets, np.sum(first * weights[..., None], -2, dtype=weights.dtype))
-
-
-def _resample_evenly(x: Array, axis: int, steps: _Steps) -> Array:
-    """:func:`_resample` by slices, which XLA fuses where it would gather element by element."""
-    count, phases, _ = steps.weights.shape
-    before = max(0, -steps.offsets.min())
-    after = max(0, (count - 1) * steps.stride + steps.offsets.max() - (x.shape[axis] - 1))
-    x = jnp.pad(x, [(before, after) if a == axis else (0, 0) for a in range(x.ndim)], "edge")
-    sums = []
-    for phase in range(phases):
-        total = jnp.zeros((), x.dtype)
-        for offset, weight in zip(steps.offsets[phase], steps.weights[:, phase].T, strict=True):
-            part = lax.slice_in_dim(x, before + offset, before + offset + (count - 1) * steps.stride + 1, steps.stride, axis)
-            factor = np.expand_dims(weight, [a for a in range(x.ndim) if a != axis])
-            total = total + (part * factor if weight.all() else jnp.where(factor == 0, 0, part * factor))
-        sums.append(total)
-    return jnp.stack(sums, axis + 1).reshape(*x.shape[:axis], count * phases, *x.shape[axis + 1 :])
+@functools.lru_cache(1024)
+def _taps(mode: str, antialias: bool, n: int, *args: Any) -> Taps:
+    """Equal for equal arguments, so that what is compiled for them is found again."""
+    return Taps(n, *(_antialiased(mode, n, *args) if antialias else _MODES[mode](n, *args)))
 
 
 def _sizes(
@@ -268,8 +214,7 @@ def interpolate(
     dtype = dtypes.accumulator(input.dtype) if inexact else np.dtype(np.float32)
     x = input if plain else input.astype(dtype)
     for axis in range(input.ndim - 1, 1, -1):
-        args = space[axis - 2], out[axis - 2], scales[axis - 2], bool(align_corners), dtype
-        x = _resample(x, axis, *(_antialiased(mode, *args) if antialias else _TAPS[mode](*args)))
+        x = resample(x, axis, _taps(mode, antialias, space[axis - 2], out[axis - 2], scales[axis - 2], bool(align_corners), dtype))
     if not plain and input.dtype == np.uint8:
         x = jnp.clip(jnp.round(x), 0, 255)
     return x.astype(input.dtype)
