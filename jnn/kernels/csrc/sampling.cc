@@ -11,6 +11,7 @@
 #include "parallel.h"
 #include "products.h"
 #include "rows.h"
+#include "tasks.h"
 #include "transpose.h"
 #include "vector.h"
 #include "xla/ffi/api/ffi.h"
@@ -54,9 +55,9 @@ struct Terms {
   T weight_of(int64_t entry) const { return weight ? weight[entry] : T{1}; }
 };
 
-// One place's sum over its entries of weight * x[index], in the columns from `column` on that n vectors V hold.
+// One place's sum over its entries of weight * x[index], in the columns from `column` on that n vectors V hold; `past` the cache or not.
 template <class V, int n, class T>
-inline void gather_columns(const Terms<T>& terms, int64_t p, Rows<const T> x, const T* missing, int64_t column, T* to) {
+inline void gather_columns(const Terms<T>& terms, int64_t p, Rows<const T> x, const T* missing, int64_t column, T* to, bool past) {
   V sums[n]{};
   for (int64_t e = terms.entries.first(p), end = terms.entries.end(p); e < end; e += terms.entries.apart) {
     const int32_t i = terms.index[e];
@@ -66,38 +67,42 @@ inline void gather_columns(const Terms<T>& terms, int64_t p, Rows<const T> x, co
 #pragma GCC unroll 4
     for (int j = 0; j < n; ++j) sums[j] += weight * read<V>(from + j * (sizeof(V) / sizeof(T)));
   }
+  if constexpr (std::is_same_v<V, Vector<T>>) {
+    for (int j = 0; j < n && past; ++j) stream(to + column + j * kLanes<T>, sums[j]);
+    if (past) return;
+  }
   std::memcpy(to + column, sums, sizeof sums);
 }
 
 // y[p] = sum over p's entries of weight * x[index], for places from begin to end.
 template <class T>
-void gather(const Terms<T>& terms, int64_t width, int64_t begin, int64_t end, Rows<const T> x, const T* missing, Rows<T> y) {
+void gather(const Terms<T>& terms, int64_t width, int64_t begin, int64_t end, Rows<const T> x, const T* missing, Rows<T> y,
+            bool past = false) {
   const int64_t whole = width - width % (4 * kLanes<T>);
   for (int64_t p = begin; p < end; ++p) {
     T* to = y.at(p);
-    for (int64_t column = 0; column < whole; column += 4 * kLanes<T>) gather_columns<Vector<T>, 4>(terms, p, x, missing, column, to);
-    by_vectors<T>(width - whole, [&](auto zero, int64_t i) { gather_columns<decltype(zero), 1>(terms, p, x, missing, whole + i, to); });
+    for (int64_t column = 0; column < whole; column += 4 * kLanes<T>) gather_columns<Vector<T>, 4>(terms, p, x, missing, column, to, past);
+    by_vectors<T>(width - whole,
+                  [&](auto zero, int64_t i) { gather_columns<decltype(zero), 1>(terms, p, x, missing, whole + i, to, past); });
   }
 }
 
-// x[index] = sum over entries of weight * g[p], for rows from begin to end.
+// x[index] = sum over entries of weight * g[p].
 template <class T>
-void scatter(const Terms<T>& terms, int64_t width, int64_t places, Rows<const T> g, Rows<T> x, int64_t begin, int64_t end) {
+void scatter(const Terms<T>& terms, int64_t width, int64_t places, Rows<const T> g, Rows<T> x) {
   const Entries& entries = terms.entries;
-  if (width == x.pitch) std::fill(x.at(begin), x.at(end), T{0});
-  else
-    for (int64_t i = begin; i < end; ++i) std::fill(x.at(i), x.at(i) + width, T{0});
-  if (width == 1 && x.pitch == 1 && terms.single()) {
+  std::fill(x.data, x.at(x.count), T{0});
+  if (width == 1 && terms.single()) {
     for (int64_t p = 0; p < places; ++p) {
       const int32_t i = terms.index[p];
-      if (i >= begin && i < end && i != terms.nothing) x.data[i] += *g.at(p);
+      if (x.has(i) && i != terms.nothing) x.data[i] += *g.at(p);
     }
     return;
   }
   for (int64_t p = 0; p < places; ++p) {
     for (int64_t e = entries.first(p), last = entries.end(p); e < last; e += entries.apart) {
       const int32_t i = terms.index[e];
-      if (i >= begin && i < end && i != terms.nothing) add(width, terms.weight_of(e), g.at(p), x.at(i));
+      if (x.has(i) && i != terms.nothing) add(width, terms.weight_of(e), g.at(p), x.at(i));
     }
   }
 }
@@ -188,7 +193,7 @@ void scatter_planes(Pool& pool, const Problem<T>& problem, const T* g, T* x) {
     Channels<T> from(wide, problem.places), to(wide, problem.count);
     T* planes = x + (n * problem.width + first) * problem.count;
     const Rows<const T> rows = from.read(g + (n * problem.width + first) * problem.places, problem.places, channels, 0, problem.places);
-    scatter(problem.of(n), wide, problem.places, rows, to.rows(planes), 0, problem.count);
+    scatter(problem.of(n), wide, problem.places, rows, to.rows(planes));
     to.write(planes, channels);
   });
 }
@@ -229,19 +234,74 @@ void gather_rows(Pool& pool, const Problem<T>& problem, const T* x, T* y) {
   });
 }
 
+// The entries of a sample by their row, in order: those of a row are of a sum over places.
+template <class T>
+class ByRow {
+ public:
+  explicit ByRow(const Problem<T>& problem)
+      : count_(problem.count),
+        bounds_(zeros<int32_t>(problem.count + 1)),
+        places_(memory<int32_t>(problem.entries)),
+        weights_(problem.terms.weight ? memory<T>(problem.entries) : nullptr) {}
+
+  void sort(const Problem<T>& problem, const Terms<T>& terms) {
+    each(problem, terms, [&](int64_t, int64_t, int32_t row) { ++bounds_[row]; });
+    most_ = *std::max_element(bounds_.get(), bounds_.get() + count_);
+    // Each row's bound is where it ends and, once its entries have been put in place from the last on, where it begins.
+    for (int64_t row = 1; row <= count_; ++row) bounds_[row] += bounds_[row - 1];
+    each(problem, terms, [&](int64_t place, int64_t entry, int32_t row) {
+      const int32_t at = --bounds_[row];
+      places_[at] = place;
+      if (terms.weight) weights_[at] = terms.weight[entry];
+    });
+  }
+
+  // Of the row that has most.
+  int64_t most() const { return most_; }
+  Terms<T> terms() const { return {{bounds_.get(), 0, 0, 1}, places_.get(), weights_.get(), kNone}; }
+
+ private:
+  static constexpr int32_t kNone = -1;
+
+  // Calls run(place, entry, row) for entries that have a row, from the last on.
+  template <class Run>
+  void each(const Problem<T>& problem, const Terms<T>& terms, const Run& run) {
+    const Entries& entries = terms.entries;
+    for (int64_t p = problem.places - 1; p >= 0; --p) {
+      const int64_t first = entries.first(p), count = (entries.end(p) - first) / entries.apart;
+      for (int64_t e = first + (count - 1) * entries.apart; e >= first; e -= entries.apart) {
+        const int32_t i = terms.index[e];
+        if (i >= 0 && i < count_ && i != terms.nothing) run(p, e, i);
+      }
+    }
+  }
+
+  const int64_t count_;
+  int64_t most_ = 0;
+  Memory<int32_t> bounds_, places_;
+  Memory<T> weights_;
+};
+
+// Each row is written once, with the sum over its entries: most rows of an embedding have none.
 template <class T>
 void scatter_rows(Pool& pool, const Problem<T>& problem, const T* g, T* x) {
-  // Tasks have columns of their own, or else rows, for which each reads all indices.
-  const int64_t width = problem.width, wanted = (kTasksAThread * pool.num_threads() + problem.batch - 1) / problem.batch;
-  const bool by_column = width >= kLeastColumns * pool.num_threads();
-  const Parts columns(width, by_column ? std::max(kLeastColumns, (width + wanted - 1) / wanted) : width);
-  const Parts rows(problem.count, by_column ? problem.count : (problem.count + wanted - 1) / wanted);
-  share(pool, problem.work(), problem.batch * columns.parts * rows.parts, [&](int64_t task) {
-    const int64_t n = task / (columns.parts * rows.parts), column = task / rows.parts % columns.parts, row = task % rows.parts;
-    const Rows<const T> from{g + n * problem.places * width + columns.begin(column), problem.places, width};
-    const Rows<T> to{x + n * problem.count * width + columns.begin(column), problem.count, width};
-    scatter(problem.of(n), columns.size(column), problem.places, from, to, rows.begin(row), rows.begin(row + 1));
-  });
+  const int64_t width = problem.width, count = problem.count, threads = pool.num_threads();
+  const bool past = past_cache<T>(problem.batch * count * width);
+  for (int64_t n = 0; n < problem.batch; ++n) {
+    ByRow<T> sorted(problem);
+    sorted.sort(problem, problem.of(n));
+    // Rows of very many entries are cut into columns for several threads.
+    const int64_t wanted = kTasksAThread * threads,
+                  uneven = std::min(wanted, sorted.most() * wanted / std::max<int64_t>(1, problem.entries));
+    const Parts columns(width, std::max(kLeastColumns, width / std::max<int64_t>(1, uneven)));
+    const Parts rows(count, std::max<int64_t>(1, count / wanted));
+    share(pool, problem.work() / problem.batch, columns.parts * rows.parts, [&](int64_t task) {
+      const int64_t column = columns.begin(task / rows.parts), row = task % rows.parts;
+      const Rows<const T> from{g + n * problem.places * width + column, problem.places, width};
+      const Rows<T> to{x + n * count * width + column, count, width};
+      gather(sorted.terms(), columns.size(task / rows.parts), rows.begin(row), rows.begin(row + 1), from, from.data, to, past);
+    });
+  }
 }
 
 template <class T>
