@@ -18,13 +18,14 @@ Function = Callable[..., Array]
 Gradient = Callable[..., Array]
 
 
-def multilinear(value: Function, *gradients: Gradient) -> Function:
+def multilinear(value: Function, *gradients: Gradient, by_sample: Callable[[Any], Any] | None = None) -> Function:
     """``value(static, *arrays, *known)``, linear in each of as many arrays as there are gradients.
 
     The gradient by one of them is ``gradient(static, g, *others, like, *known)``: ``g`` is the cotangent, ``others`` are the other arrays,
     ``like`` is the shape and dtype of this one, and ``known`` are arrays of integers.
     Forward mode is ``value`` itself, of a tangent and the other arrays. Derivatives of the gradients come from JAX. Each function is
-    compiled, so that equal calls in a program are traced once.
+    compiled, so that equal calls in a program are traced once. ``by_sample(static)`` is what to call ``value`` with for samples along a
+    first axis of all arrays, where that is known; else each function is mapped.
     """
     primitive, count = Primitive("multilinear"), len(gradients)
     run = jax.jit(value, static_argnums=0)
@@ -35,7 +36,9 @@ def multilinear(value: Function, *gradients: Gradient) -> Function:
 
     def batch(arrays: Sequence[Array], dims: Sequence[Any], *, static: Any) -> tuple[Array, int]:
         size = next(x.shape[d] for x, d in zip(arrays, dims, strict=True) if d is not None)
-        fronts = (x if d is None else batching.bdim_at_front(x, d, size) for x, d in zip(arrays, dims, strict=True))
+        fronts = [x if d is None else batching.bdim_at_front(x, d, size) for x, d in zip(arrays, dims, strict=True)]
+        if by_sample and None not in dims:
+            return primitive.bind(*fronts, static=by_sample(static)), 0
         return mapped(*(None if d is None else 0 for d in dims))(static, *fronts), 0
 
     @functools.cache

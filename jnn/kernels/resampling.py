@@ -11,7 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from .foreign import takes
 from .multilinear import multilinear
+from .sampling import MISSING, Form, sample
 
 Array = jax.Array
 
@@ -80,13 +82,14 @@ def _value(static: tuple[int, Taps], x: Array) -> Array:
     outputs, count = taps.index.shape
     if not taps.inputs:
         return jnp.zeros((*x.shape[:axis], outputs, *x.shape[axis + 1 :]), x.dtype)
-    if count > 1 or (taps.weights != 1).any():
-        sums = _gather(x, axis, taps) if taps.steps is None else _by_slices(x, axis, taps.steps)
-        return sums.astype(x.dtype)
-    index, times = taps.index[:, 0], outputs // taps.inputs
-    if times and np.array_equal(index, np.arange(outputs) // times):
+    times, copied = outputs // taps.inputs, count == 1 and (taps.weights == 1).all()
+    if copied and times and np.array_equal(taps.index[:, 0], np.arange(outputs) // times):
         return jnp.repeat(x, times, axis) if times > 1 else x
-    return jnp.take(x, index, axis, mode="clip")
+    if takes(x):
+        return _by_sampling(x, axis, taps)
+    if copied:
+        return jnp.take(x, taps.index[:, 0], axis, mode="clip")
+    return (_gather if taps.steps is None else _by_slices)(x, axis, taps).astype(x.dtype)
 
 
 def _gather(x: Array, axis: int, taps: Taps) -> Array:
@@ -95,8 +98,24 @@ def _gather(x: Array, axis: int, taps: Taps) -> Array:
     return jnp.sum(jnp.where(weights == 0, 0, taken * weights), axis + 1)
 
 
-def _by_slices(x: Array, axis: int, steps: _Steps) -> Array:
+def _by_sampling(x: Array, axis: int, taps: Taps) -> Array:
+    """The last axis as planes that share their taps, another as rows."""
+    before, after = x.shape[:axis], x.shape[axis + 1 :]
+    index = jnp.asarray(np.where(taps.weights == 0, MISSING, taps.index), np.int32)
+    weights = jnp.asarray(taps.weights, x.dtype)
+    outer, inner = math.prod(before), math.prod(after)
+    if inner == 1:
+        y = sample(Form(planes=True, missing=0.0), x.reshape(1, outer, taps.inputs), weights.T[None], index.T[None])
+    else:
+        each = (jnp.broadcast_to(a, (outer, *a.shape)) for a in (weights, index))
+        y = sample(Form(planes=False, missing=0.0), x.reshape(outer, taps.inputs, inner), *each)
+    return y.reshape(*before, len(taps.index), *after)
+
+
+def _by_slices(x: Array, axis: int, taps: Taps) -> Array:
     """Slices, which XLA fuses where it would gather element by element."""
+    steps = taps.steps
+    assert steps is not None
     count, phases, _ = steps.weights.shape
     before = max(0, -steps.offsets.min())
     after = max(0, (count - 1) * steps.stride + steps.offsets.max() - (x.shape[axis] - 1))
@@ -112,4 +131,8 @@ def _by_slices(x: Array, axis: int, steps: _Steps) -> Array:
     return jnp.stack(sums, axis + 1).reshape(*x.shape[:axis], count * phases, *x.shape[axis + 1 :])
 
 
-_resample = multilinear(_value, lambda static, g, _: _resample((static[0], static[1].adjoint), g))
+_resample = multilinear(
+    _value,
+    lambda static, g, _: _resample((static[0], static[1].adjoint), g),
+    by_sample=lambda static: (static[0] + 1, static[1]),
+)
