@@ -28,6 +28,7 @@ SIZES = {
     "many rows": (1100, 13, 40),
     "many outputs": (8, 16, 523),
     "by both threads": (150, 130, 140),
+    "past the cache": (5, 1100, 1030),
 }
 
 
@@ -71,9 +72,15 @@ def test_only_gradients_that_are_wanted_are_computed(wanted, rng):
     _same(gradient.compile()(*arrays), [(g @ w, g.T @ x, g.sum(0))[i] for i in wanted], 1e-12)
 
 
-def test_few_rows_are_xlas(rng):
-    arrays = _arrays(rng, (2, 30, 40))
-    assert "jnn_linear" not in jax.jit(F.linear).lower(*arrays).as_text()
+@pytest.mark.parametrize(("rows", "by_library"), [(1, "by_weight"), (3, "forward by_weight"), (5, "forward by_input by_weight")])
+def test_few_rows_are_xlas(rows, by_library, rng):
+    arrays = _arrays(rng, (rows, 30, 40))
+    gradient = jax.jit(jax.grad(_cubes, (0, 1, 2))).lower(*arrays)
+    targets = {"@jnn_linear(": "forward", "@jnn_linear_by_input(": "by_input", "@jnn_linear_by_weight(": "by_weight"}
+    assert [name for target, name in targets.items() if target in gradient.as_text()] == by_library.split()
+    x, w, b = map(np.asarray, arrays)
+    g = 3 * (x @ w.T + b) ** 2
+    _same(gradient.compile()(*arrays), (g @ w, g.T @ x, g.sum(0)), 1e-12)
 
 
 def _cubes(*arrays):

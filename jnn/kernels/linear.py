@@ -15,8 +15,8 @@ from .platform import by_library
 
 Array = jax.Array
 
-# For so few rows each weight is read once and used at once, and putting them in order takes longer than the product.
-_FEW_ROWS = 4
+# Up to so many rows each weight is used at once, and putting them in order takes longer than the product.
+_FEW_ROWS, _FEW_SLOPES = 1, 4
 
 
 def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
@@ -58,15 +58,15 @@ def _by_weight_as_defined(total: bool, g: Array, x: Array) -> Arrays:
     return (slope, jnp.sum(g, 0)) if total else (slope,)
 
 
-def _of_rows(target: str, definition: Any) -> Any:
+def _call(target: str, definition: Any, few: int = 0) -> Any:
     """``definition`` as a call of the library, but for few rows."""
     run = foreign(target, definition, lambda _: {})
-    return lambda static, rows, *arrays: (run if rows.shape[0] > _FEW_ROWS else definition)(static, rows, *arrays)
+    return lambda static, rows, *arrays: (run if rows.shape[0] > few else definition)(static, rows, *arrays)
 
 
-_forward = _of_rows("jnn_linear", _definition)
-_by_input = _of_rows("jnn_linear_by_input", _by_input_as_defined)
-_by_weight = _of_rows("jnn_linear_by_weight", _by_weight_as_defined)
+_forward = _call("jnn_linear", _definition, _FEW_ROWS)
+_by_input = _call("jnn_linear_by_input", _by_input_as_defined, _FEW_SLOPES)
+_by_weight = _call("jnn_linear_by_weight", _by_weight_as_defined)
 
 
 def _with_residuals(_: None, *arrays: Array) -> tuple[Arrays, Arrays]:

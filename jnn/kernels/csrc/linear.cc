@@ -8,6 +8,7 @@
 #include "matrices.h"
 #include "memory.h"
 #include "parallel.h"
+#include "tasks.h"
 
 namespace jnn {
 namespace {
@@ -43,6 +44,7 @@ class Product {
         tiles_(a.rows, kMost),
         slabs_(tiles_.parts, std::clamp((tiles_.parts - 1) / (kTasksAThread * threads) + 1, int64_t{1}, kTilesAtOnce)),
         panels_{b.rows},
+        past_(depth <= kDepth && past_cache<T>(a.rows * b.rows)),
         bias_(bias),
         totals_(totals) {}
 
@@ -97,13 +99,14 @@ class Product {
       }
   }
 
-  // The terms from the k-th on of a tile and a panel. Those of panels that are not whole are made beside c.
+  // The terms from the k-th on of a tile and a panel. Sums are made beside c for panels that are not whole, and where they are all that is
+  // written there, past the cache.
   void add(int64_t panel, int64_t t, int64_t k, const T* left, const T* right, T* c) const {
     const int64_t first = panel * kTileColumns<T>, width = panels_.width(panel), count = panels_.outputs(panel), rows = tiles_.size(t);
     T* to = c + tiles_.begin(t) * b_.rows + first;
     T beside[kMost * kTileColumns<T>];
-    T* sums = count == width ? to : beside;
-    const int64_t stride = count == width ? b_.rows : width;
+    T* sums = count == width && !past_ ? to : beside;
+    const int64_t stride = sums == to ? b_.rows : width;
     const bool before = k || bias_;
     for (int64_t i = 0; i < rows && before; ++i) {
       if (k == 0) std::copy_n(bias_ + first, count, sums + i * stride);
@@ -113,13 +116,18 @@ class Product {
     const auto& wide = a_.across ? kPanels<T, kTileVectors, 1> : kPanels<T, kTileVectors>;
     const auto kernel = width == kLanes<T> ? narrow[rows - 1] : wide[rows - 1];
     kernel(std::min(kDepth, depth_ - k), left, right, sums, stride, before);
-    for (int64_t i = 0; i < rows && sums != to; ++i) std::copy_n(sums + i * stride, count, to + i * b_.rows);
+    for (int64_t i = 0; i < rows && sums != to; ++i) {
+      if (past_ && count == kTileColumns<T>)
+        for (int j = 0; j < kTileVectors; ++j) stream(to + i * b_.rows + j * kLanes<T>, load(sums + i * stride + j * kLanes<T>));
+      else std::copy_n(sums + i * stride, count, to + i * b_.rows);
+    }
   }
 
   const Factor<T> a_, b_;
   const int64_t depth_, pitch_;
   const Parts tiles_, slabs_;
   const Panels<T> panels_;
+  const bool past_;
   const T* bias_;
   T* totals_;
 };
