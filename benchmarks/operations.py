@@ -130,6 +130,7 @@ OPS = [
     Op("fold 3x3", ((8, 288, 1024),), lambda F, x: F.fold(x, 32, 3, padding=1)),
     Op("linear 256x1024", ((256, 1024), (1024, 1024), (1024,)), lambda F, *a: F.linear(*a), O.linear, peers.linear(1024, 1024)),
     Op("linear 8x128x512", ((8, 128, 512), (2048, 512), (2048,)), lambda F, *a: F.linear(*a), O.linear, peers.linear(512, 2048)),
+    Op("linear 32x4096", ((32, 4096), (4096, 4096), (4096,)), lambda F, *a: F.linear(*a), O.linear, peers.linear(4096, 4096)),
     Op(
         "bilinear", ((128, 64), (128, 64), (32, 64, 64)), lambda F, *a: F.bilinear(*a), lambda a, b, w: jnp.einsum("ni,oij,nj->no", a, w, b)
     ),
@@ -179,6 +180,13 @@ OPS = [
         peers.embedding(8192, 256),
     ),
     Op(
+        "embedding 32000",
+        (Below(32000, (8, 512)), (32000, 768)),
+        lambda F, t, w: F.embedding(t, w),
+        lambda t, w: w[t],
+        peers.embedding(32000, 768),
+    ),
+    Op(
         "embedding_bag sum",
         (Below(8192, (64, 32)), (8192, 256)),
         lambda F, t, w: F.embedding_bag(t, w, mode="sum"),
@@ -204,6 +212,13 @@ OPS = [
     ),
     Op("interpolate nearest x2", ((8, 32, 32, 32),), lambda F, x: F.interpolate(x, size=64), lambda x: O.resize(x, 64, "nearest")),
     Op("interpolate bicubic x2", ((4, 16, 32, 32),), lambda F, x: F.interpolate(x, size=64, mode="bicubic")),
+    Op("interpolate bicubic 64 to 150", ((4, 3, 64, 64),), lambda F, x: F.interpolate(x, size=150, mode="bicubic")),
+    Op(
+        "interpolate antialiased 256 to 100",
+        ((4, 3, 256, 256),),
+        lambda F, x: F.interpolate(x, size=100, mode="bilinear", antialias=True),
+        lambda x: O.resize(x, 100, "bilinear"),
+    ),
     Op("grid_sample", ((8, 32, 32, 32), (8, 32, 32, 2)), lambda F, x, g: F.grid_sample(x, g, align_corners=False)),
     Op("pixel_shuffle 2", ((8, 64, 32, 32),), lambda F, x: F.pixel_shuffle(x, 2), lambda x: O.pixel_shuffle(x, 2)),
     Op(

@@ -38,7 +38,7 @@ class Pool {
     if (crew_) crew_->open.store(Crew::kOver);
   }
 
-  int64_t num_threads() const { return threads_.num_threads(); }
+  int64_t num_threads() const { return std::max<int64_t>(1, threads_.num_threads()); }
 
   // Calls work(0) on the caller, and work(1), ..., `members` in all at most, on threads that come before the caller is done. It waits for
   // those that have come only: callers that occupy the whole pool do not wait for each other.
