@@ -83,6 +83,13 @@ def test_few_rows_are_xlas(rows, by_library, rng):
     _same(gradient.compile()(*arrays), (g @ w, g.T @ x, g.sum(0)), 1e-12)
 
 
+def test_runs_where_functions_are_not_compiled(rng):
+    arrays = _arrays(rng, (6, 3, 4))
+    with jax.disable_jit():
+        found = jax.value_and_grad(_cubes)(*arrays)
+    _same(found, jax.jit(jax.value_and_grad(_cubes))(*arrays), 1e-12)
+
+
 def _cubes(*arrays):
     return (F.linear(*arrays) ** 3).sum()
 

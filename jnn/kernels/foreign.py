@@ -146,7 +146,14 @@ def _primitive(name: str, definition: Definition) -> Primitive:
         moved = tuple(map(ad.instantiate_zeros, tangents))
         return primitive.bind(*primals, static=static), jax.jvp(functools.partial(definition, static), tuple(primals), moved)[1]
 
-    primitive.def_impl(jax.jit(lambda *arrays, static: primitive.bind(*arrays, static=static), static_argnames="static"))
+    compiled = jax.jit(lambda *arrays, static: primitive.bind(*arrays, static=static), static_argnames="static")
+
+    def run_now(*arrays: Array, static: Any) -> Arrays:
+        # Where functions are not compiled, this one would call itself.
+        with jax.disable_jit(False):
+            return compiled(*arrays, static=static)
+
+    primitive.def_impl(run_now)
     primitive.def_abstract_eval(lambda *avals, static: run.trace(static, *avals).jaxpr.out_avals)
     mlir.register_lowering(primitive, mlir.lower_fun(as_defined, multiple_results=True))
     batching.primitive_batchers[primitive] = batch
