@@ -49,6 +49,11 @@ def _pool(kind: str, x: tuple[int, ...], *args: int) -> Op:
     return Op(f"{call} {args}", (x,), lambda F, x: getattr(F, call)(x, *args), by_hand, others)
 
 
+def _embedding(rows: int, width: int, index: tuple[int, ...]) -> Op:
+    shapes, others = (Below(rows, index), (rows, width)), peers.embedding(rows, width)
+    return Op(f"embedding {rows}", shapes, lambda F, t, w: F.embedding(t, w), lambda t, w: w[t], others)
+
+
 def _elementwise(name: str, by_hand: Callable[..., Any] | None, *args: Any) -> Op:
     return Op(name, ((256, 4096),), lambda F, x: getattr(F, name)(x, *args), by_hand)
 
@@ -172,20 +177,8 @@ OPS = [
     _recurrent("LSTM", 64, 32, 256),
     _recurrent("LSTM", 128, 8, 64),
     _recurrent("GRU", 64, 32, 256),
-    Op(
-        "embedding 8192",
-        (Below(8192, (32, 128)), (8192, 256)),
-        lambda F, t, w: F.embedding(t, w),
-        lambda t, w: w[t],
-        peers.embedding(8192, 256),
-    ),
-    Op(
-        "embedding 32000",
-        (Below(32000, (8, 512)), (32000, 768)),
-        lambda F, t, w: F.embedding(t, w),
-        lambda t, w: w[t],
-        peers.embedding(32000, 768),
-    ),
+    _embedding(8192, 256, (32, 128)),
+    _embedding(32000, 768, (8, 512)),
     Op(
         "embedding_bag sum",
         (Below(8192, (64, 32)), (8192, 256)),

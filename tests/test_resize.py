@@ -11,6 +11,7 @@ import torch
 import jnn
 from jnn import functional as F
 from jnn.kernels.library import loaded
+from jnn.kernels.platform import lowering
 
 
 @pytest.mark.parametrize(
@@ -89,7 +90,14 @@ _MODES = [
 
 @pytest.mark.parametrize(("mode", "options"), _MODES)
 @pytest.mark.parametrize(("size", "out"), [((4, 3), (8, 9)), ((8, 9), (4, 3)), ((5, 7), (9, 4)), ((1, 2), (3, 1))])
-def test_gradients_are_resamplings(mode, options, size, out, rng):
+@pytest.mark.parametrize("library", [False, True])
+def test_gradients_are_resamplings(mode, options, size, out, library, rng):
+    jax.clear_caches()
+    with lowering(native=False, library=library):
+        _compare_gradients(mode, options, size, out, library and loaded() is not None, rng)
+
+
+def _compare_gradients(mode, options, size, out, by_library, rng):
     x, g = jnp.asarray(rng.standard_normal((2, 1, *size))), jnp.asarray(rng.standard_normal((2, 1, *out)))
 
     def f(x):
@@ -104,7 +112,7 @@ def test_gradients_are_resamplings(mode, options, size, out, rng):
     assert "scatter" not in str(jax.make_jaxpr(gradient)(x))
     by_sample = jax.vmap(lambda x, g: jax.vjp(lambda x: f(x[None])[0], x)[1](g)[0])
     np.testing.assert_allclose(by_sample(x, g), gradient(x), rtol=1e-9, atol=1e-12)
-    if loaded():
+    if by_library:
         assert "gather" not in jax.jit(by_sample).lower(x, g).as_text(), "the library's loops, by sample too"
     twice = jax.vjp(lambda g: jax.vjp(f, x)[1](g)[0], g)[1](x)[0]
     np.testing.assert_allclose(twice, f(x), rtol=1e-9, atol=1e-12, err_msg="the transposition of the transposition")

@@ -72,7 +72,7 @@ class _Steps(NamedTuple):
 def resample(x: Array, axis: int, taps: Taps) -> Array:
     """``y_i = sum_t weights[i, t] x[index[i, t]]`` along ``axis``. A tap of weight 0 is not read: it may be infinite.
 
-    The gradient is a resampling too, where JAX would scatter or pad and add each tap's: 0.15 of its time.
+    The gradient is a resampling too, where JAX would scatter, or pad and add each tap's.
     """
     return _resample((axis, taps), x)
 

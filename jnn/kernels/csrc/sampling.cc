@@ -238,18 +238,16 @@ void gather_rows(Pool& pool, const Problem<T>& problem, const T* x, T* y) {
 template <class T>
 class ByRow {
  public:
-  explicit ByRow(const Problem<T>& problem)
+  ByRow(const Problem<T>& problem, const Terms<T>& terms)
       : count_(problem.count),
         bounds_(zeros<int32_t>(problem.count + 1)),
         places_(memory<int32_t>(problem.entries)),
-        weights_(problem.terms.weight ? memory<T>(problem.entries) : nullptr) {}
-
-  void sort(const Problem<T>& problem, const Terms<T>& terms) {
-    each(problem, terms, [&](int64_t, int64_t, int32_t row) { ++bounds_[row]; });
+        weights_(terms.weight ? memory<T>(problem.entries) : nullptr) {
+    each(problem.places, terms, [&](int64_t, int64_t, int32_t row) { ++bounds_[row]; });
     most_ = *std::max_element(bounds_.get(), bounds_.get() + count_);
     // Each row's bound is where it ends and, once its entries have been put in place from the last on, where it begins.
     for (int64_t row = 1; row <= count_; ++row) bounds_[row] += bounds_[row - 1];
-    each(problem, terms, [&](int64_t place, int64_t entry, int32_t row) {
+    each(problem.places, terms, [&](int64_t place, int64_t entry, int32_t row) {
       const int32_t at = --bounds_[row];
       places_[at] = place;
       if (terms.weight) weights_[at] = terms.weight[entry];
@@ -265,9 +263,9 @@ class ByRow {
 
   // Calls run(place, entry, row) for entries that have a row, from the last on.
   template <class Run>
-  void each(const Problem<T>& problem, const Terms<T>& terms, const Run& run) {
+  void each(int64_t places, const Terms<T>& terms, const Run& run) {
     const Entries& entries = terms.entries;
-    for (int64_t p = problem.places - 1; p >= 0; --p) {
+    for (int64_t p = places - 1; p >= 0; --p) {
       const int64_t first = entries.first(p), count = (entries.end(p) - first) / entries.apart;
       for (int64_t e = first + (count - 1) * entries.apart; e >= first; e -= entries.apart) {
         const int32_t i = terms.index[e];
@@ -288,8 +286,7 @@ void scatter_rows(Pool& pool, const Problem<T>& problem, const T* g, T* x) {
   const int64_t width = problem.width, count = problem.count, threads = pool.num_threads();
   const bool past = past_cache<T>(problem.batch * count * width);
   for (int64_t n = 0; n < problem.batch; ++n) {
-    ByRow<T> sorted(problem);
-    sorted.sort(problem, problem.of(n));
+    const ByRow<T> sorted(problem, problem.of(n));
     // Rows of very many entries are cut into columns for several threads.
     const int64_t wanted = kTasksAThread * threads,
                   uneven = std::min(wanted, sorted.most() * wanted / std::max<int64_t>(1, problem.entries));
