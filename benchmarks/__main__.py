@@ -2,7 +2,7 @@
 
     python benchmarks [--only REGEX] [--budget SECONDS] [--compile] [--device gpu] [--dtype bfloat16] [--no-save]
 
-Every option goes to every one of them: ops.py, models.py, compile.py and overhead.py. What they need installs with
+Every option goes to every one of them: ops.py, drawn.py, models.py, compile.py and overhead.py. What they need installs with
 ``pip install -e '.[bench]'``.
 """
 
@@ -12,7 +12,7 @@ import pathlib
 import subprocess
 import sys
 
-SCRIPTS = ("ops", "models", "compile", "overhead")
+SCRIPTS = ("ops", "drawn", "models", "compile", "overhead")
 
 
 def main() -> None:

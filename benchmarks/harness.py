@@ -101,8 +101,8 @@ def machine() -> dict[str, str]:
     return {"cpu": cpu, "cores": str(len(os.sched_getaffinity(0))), "devices": devices, **versions}
 
 
-def arguments(doc: str, budget: float) -> argparse.Namespace:
-    """The options that the benchmarks share. The device is chosen before jax makes its first array."""
+def arguments(doc: str, budget: float, **numbers: int) -> argparse.Namespace:
+    """The options that the benchmarks share, and ``numbers`` of one's own. The device is chosen before jax makes its first array."""
     parser = argparse.ArgumentParser(description=doc.splitlines()[0])
     parser.add_argument("--only", default="", help="a regular expression that names match")
     parser.add_argument("--budget", type=float, default=budget, help="seconds for each row")
@@ -110,6 +110,8 @@ def arguments(doc: str, budget: float) -> argparse.Namespace:
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of parameters and inputs")
     parser.add_argument("--no-save", action="store_true", help="print only")
+    for name, default in numbers.items():
+        parser.add_argument(f"--{name}", type=int, default=default)
     options = parser.parse_args()
     jax.config.update("jax_platforms", {"cpu": "cpu", "gpu": "cuda"}[options.device])
     torch.set_default_device({"cpu": "cpu", "gpu": "cuda"}[options.device])

@@ -98,10 +98,13 @@ def measure(op: Op, options: argparse.Namespace) -> list[harness.Row]:
     ]
 
 
+def measured(ops: Sequence[Op], options: argparse.Namespace) -> list[harness.Row]:
+    return [row for op in ops if re.search(options.only, op.name) for row in harness.shown(measure(op, options))]
+
+
 def main() -> None:
     options = harness.arguments(__doc__, budget=1.0)
-    rows = [row for op in OPS if re.search(options.only, op.name) for row in harness.shown(measure(op, options))]
-    harness.save("ops", "Operations", rows, options)
+    harness.save("ops", "Operations", measured(OPS, options), options)
 
 
 if __name__ == "__main__":

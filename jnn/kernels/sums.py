@@ -1,4 +1,4 @@
-"""Sums of several arrays over the same axes in one pass, which XLA makes of no two sums by itself."""
+"""Sums that XLA:CPU is slow at: of what it computes alongside, and of several arrays, of which no two share a pass by themselves."""
 
 from __future__ import annotations
 
@@ -12,10 +12,29 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
+from .foreign import foreign
+from .taps import count
+
 Array = jax.Array
 
 # So few numbers are added one to another: XLA:CPU's sums over them take five times as long.
 _FEW = 8
+# Fewer numbers than these are not worth a call of the library.
+_LEAST = 1 << 13
+
+
+def sum_last(x: Array, axes: int) -> Array:
+    """The sum over the last ``axes`` axes of ``x``."""
+    large = axes and count(x.shape) >= _LEAST
+    return (_sum_last if large else _sum_last_as_defined)(axes, x)[0]
+
+
+def _sum_last_as_defined(axes: int, x: Array) -> tuple[Array]:
+    return (jnp.sum(x, tuple(range(x.ndim - axes, x.ndim))),)
+
+
+# XLA:CPU computes what is summed by one thread along with the sum and, where it chooses between numbers, without vectors.
+_sum_last = foreign("jnn_sum", _sum_last_as_defined, lambda _: {})
 
 
 def sums(arrays: Sequence[Array], axes: Sequence[int]) -> list[Array]:

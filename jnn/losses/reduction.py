@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from ..core import checks, dtypes
 from ..core.function import function
 from ..core.spec import Constant, Layer, layer
+from ..kernels.sums import sum_last
 
 Array = jax.Array
 P = ParamSpec("P")
@@ -44,7 +45,7 @@ def reduced(elements: Array, reduction: str, count: Array | float | None = None)
     """The elements, their mean (over ``count`` where it is given), or their sum. The mean of nothing is NaN, as in torch."""
     if reduction == "none":
         return elements
-    total = jnp.sum(elements)
+    total = sum_last(elements, elements.ndim)
     return total if reduction == "sum" else total / (elements.size if count is None else count)
 
 

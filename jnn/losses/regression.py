@@ -72,9 +72,9 @@ def mse_loss(
 
 def _huber(distance: Array, delta: float) -> Array:
     """``d^2 / 2`` below ``delta``, and beyond it the line that continues it."""
-    near = distance < delta
-    # The square is taken of 0 where it is not used, so that an infinite distance does not make its gradient NaN.
-    return jnp.where(near, 0.5 * jnp.square(jnp.where(near, distance, 0)), delta * (distance - 0.5 * delta))
+    # A choice, not a minimum, whose gradient is NaN for an infinite distance.
+    square = jnp.where(distance < delta, distance, delta)
+    return square * (distance - 0.5 * square)
 
 
 @loss_function(values=warn_of_shapes)

@@ -226,11 +226,12 @@ template <class T>
 void gather_rows(Pool& pool, const Problem<T>& problem, const T* x, T* y) {
   const std::vector<T> missing = problem.filled();
   const Parts parts = shares(pool, problem);
+  const bool past = past_cache<T>(problem.batch * problem.places * problem.width);
   share(pool, problem.batch * problem.entries * problem.width, problem.batch * parts.parts, [&](int64_t task) {
     const int64_t n = task / parts.parts, part = task % parts.parts, width = problem.width;
     const Rows<const T> from{x + n * problem.count * width, problem.count, width};
     const Rows<T> to{y + n * problem.places * width, problem.places, width};
-    gather(problem.of(n), width, parts.begin(part), parts.begin(part + 1), from, missing.data(), to);
+    gather(problem.of(n), width, parts.begin(part), parts.begin(part + 1), from, missing.data(), to, past);
   });
 }
 
