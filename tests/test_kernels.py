@@ -14,7 +14,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 import jnn.functional as F
-from jnn.core.allocator import keep_freed_memory
+from jnn.core.process import keep_freed_memory
 from jnn.kernels import dense, matmul, patches, winograd
 from jnn.kernels import stored as module_of_stored
 from jnn.kernels.multilinear import multilinear
@@ -284,6 +284,24 @@ def test_what_is_kept_must_be_a_number(monkeypatch):
     monkeypatch.setenv("JNN_KEEP_MEMORY", "much")
     with pytest.raises(ValueError, match="JNN_KEEP_MEMORY must be a number of MiB, got JNN_KEEP_MEMORY='much'"):
         keep_freed_memory()
+
+
+RUNS_ON = """
+import jnn, jax, jax.numpy as jnp
+slow = jax.jit(lambda x: jax.lax.fori_loop(0, 200, lambda _, x: jnp.tanh(x @ x), x))
+slow(jnp.ones((256, 256))).block_until_ready()
+print(slow(jnp.ones((256, 256))).is_ready())
+"""
+
+
+@pytest.mark.parametrize(
+    ("environ", "before"), [({}, ""), ({"JNN_INLINE_DISPATCH": "0"}, ""), ({}, "jax.config.update('jax_cpu_enable_async_dispatch', True)")]
+)
+def test_the_caller_runs_programs_unless_told_otherwise(environ, before):
+    lines = RUNS_ON.strip().splitlines()
+    program = "\n".join([lines[0], before, *lines[1:]])
+    out = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, env=os.environ | environ)
+    assert out.stdout.strip() == str(not environ and not before)
 
 
 def test_softplus_keeps_the_digits_of_its_type():

@@ -1,5 +1,6 @@
 """The idea under every layer: spec, state view, key streams, trees, checks. No neural networks here."""
 
-from .allocator import keep_freed_memory
+from .process import dispatch_inline, keep_freed_memory
 
 keep_freed_memory()
+dispatch_inline()

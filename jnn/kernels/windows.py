@@ -21,7 +21,7 @@ from ..core import dtypes
 from . import sampling
 from .foreign import Arrays, foreign, takes
 from .platform import native
-from .sums import sums
+from .sums import sum_last, sums
 
 Array = jax.Array
 Leaves = tuple[Array, ...]
@@ -45,6 +45,10 @@ class Window(NamedTuple):
         """Whether each window has one of ``size`` places."""
         places = np.arange(self.count)[:, None] * self.stride - self.before + np.arange(self.size) * self.dilation
         return bool(((places >= 0) & (places < size)).any(1).all())
+
+    def is_whole(self, size: int) -> bool:
+        """Whether there is one window, of all of ``size`` places."""
+        return self == Window(size, self.stride, 1, 0, 1)
 
 
 class Bins(NamedTuple):
@@ -91,6 +95,8 @@ def maximum_at(x: Array, starts: Sequence[Array], sizes: tuple[int, ...], positi
 @functools.partial(jax.jit, static_argnames=("windows",))
 def total(x: Array, windows: tuple[Window | Bins, ...]) -> Array:
     """The sums over windows of the trailing axes."""
+    if all(isinstance(w, Window) and w.is_whole(n) for w, n in zip(windows, x.shape[x.ndim - len(windows) :], strict=True)):
+        return lax.expand_dims(sum_last(x, len(windows)), range(x.ndim - len(windows), x.ndim))
     for axis, window in enumerate(windows, x.ndim - len(windows)):
         x = _total_along(x, axis, window)
     return x

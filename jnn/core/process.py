@@ -1,4 +1,4 @@
-"""The C library's allocator, told to keep what large arrays leave for those that come next."""
+"""Settings of the process for programs on a CPU, made when jnn is imported: what freed memory is for, and which thread runs them."""
 
 from __future__ import annotations
 
@@ -34,9 +34,30 @@ def keep_freed_memory() -> bool:
     asked = os.environ.get("JNN_KEEP_MEMORY", str(_USUAL_MIB))
     checks.require(asked.isdecimal(), "jnn", "JNN_KEEP_MEMORY must be a number of MiB", ValueError, JNN_KEEP_MEMORY=asked)
     largest = min(int(asked), _MOST_MIB) << 20
-    on_cpu = "cpu" in (getattr(jax.config, "jax_platforms", None) or "cpu").split(",")
-    if not largest or not on_cpu or any(name in os.environ for name in _SETTINGS) or platform.libc_ver()[0] != "glibc":
+    if not largest or not _on_cpu() or any(name in os.environ for name in _SETTINGS) or platform.libc_ver()[0] != "glibc":
         return False
     set_option = ctypes.CDLL(None).mallopt
     options = {_MMAP_THRESHOLD: largest, _TRIM_THRESHOLD: _MOST, _ARENA_MAX: 1}
     return all(set_option(*option) for option in options.items())
+
+
+def dispatch_inline() -> bool:
+    """Let the thread that calls a program for the CPU run it, as torch does. Whether it does.
+
+    JAX hands each program of more than 1,000 operations to another thread, which has to wake up, and so has the caller afterwards: 50 to
+    80 us, several times what a small program takes. It is JAX's setting ``jax_cpu_enable_async_dispatch``, and is read when JAX
+    makes its first array: to set it otherwise after jnn is imported is to have it otherwise. Other threads of Python run meanwhile.
+
+    ``JNN_INLINE_DISPATCH=0`` in the environment leaves it alone, and so does JAX told to use other platforms than the CPU.
+    """
+    if os.environ.get("JNN_INLINE_DISPATCH") == "0" or not _on_cpu():
+        return False
+    try:
+        jax.config.update("jax_cpu_enable_async_dispatch", False)
+    except AttributeError:  # Of a JAX that has no such setting.
+        return False
+    return True
+
+
+def _on_cpu() -> bool:
+    return "cpu" in (getattr(jax.config, "jax_platforms", None) or "cpu").split(",")
