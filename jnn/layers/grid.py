@@ -113,7 +113,9 @@ def grid_sample(input: Array, grid: Array, mode: str = "bilinear", padding_mode:
         indices.append(jnp.where(exists, index, sampling.MISSING))
         weights.append(weight)
     pixels = input.astype(dtype).reshape(n, channels, math.prod(space))
-    y = sampling.sample(sampling.Form(planes=True, missing=0.0), pixels, jnp.stack(weights, 1), jnp.stack(indices, 1))
+    weighted = mode != "nearest"
+    weight = jnp.stack(weights, 1) if weighted else jnp.ones((1, 1, 1), dtype)
+    y = sampling.sample(sampling.Form(planes=True, missing=0.0, weighted=weighted), pixels, weight, jnp.stack(indices, 1))
     return y.reshape(n, channels, *out).astype(input.dtype)
 
 

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "buffers.h"
+#include "lanes.h"
 #include "memory.h"
 #include "parallel.h"
 #include "products.h"
@@ -52,6 +53,8 @@ struct Terms {
   int32_t nothing;
   // Whether each place has the one entry of its number, without a weight.
   bool single() const { return !weight && !entries.bounds && entries.each == 1; }
+  // Whether the sum of each place is a row.
+  bool copies() const { return single() && nothing < 0; }
   T weight_of(int64_t entry) const { return weight ? weight[entry] : T{1}; }
 };
 
@@ -74,10 +77,26 @@ inline void gather_columns(const Terms<T>& terms, int64_t p, Rows<const T> x, co
   std::memcpy(to + column, sums, sizeof sums);
 }
 
+// y[p] = x[index], for places from begin to end.
+template <class T>
+void copy(const Terms<T>& terms, int64_t width, int64_t begin, int64_t end, Rows<const T> x, const T* missing, Rows<T> y, bool past) {
+  if (width == 1 && x.pitch == 1 && y.pitch == 1) {
+    for (int64_t p = begin; p < end; ++p) y.data[p] = x.has(terms.index[p]) ? x.data[terms.index[p]] : *missing;
+    return;
+  }
+  for (int64_t p = begin; p < end; ++p) {
+    const int32_t i = terms.index[p];
+    const T* from = x.has(i) ? x.at(i) : missing;
+    T* to = y.at(p);
+    vectors<T>(width, [&](int64_t at, auto, auto lanes) { lanes.store(to + at, lanes.load(from + at), past); });
+  }
+}
+
 // y[p] = sum over p's entries of weight * x[index], for places from begin to end.
 template <class T>
 void gather(const Terms<T>& terms, int64_t width, int64_t begin, int64_t end, Rows<const T> x, const T* missing, Rows<T> y,
             bool past = false) {
+  if (terms.copies()) return copy(terms, width, begin, end, x, missing, y, past);
   const int64_t whole = width - width % (4 * kLanes<T>);
   for (int64_t p = begin; p < end; ++p) {
     T* to = y.at(p);
@@ -134,7 +153,7 @@ struct Problem {
 
   // Channels that are side by side: 1 where planes are read as they are.
   int64_t side_by_side(int64_t threads) const {
-    if (4 * entries < count) return 1;
+    if (terms.copies() || 4 * entries < count) return 1;
     for (int64_t wide : {kWide, kNarrow})
       if (2 * width > wide && batch * ((width + wide - 1) / wide) >= threads) return wide;
     return 1;
