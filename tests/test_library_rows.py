@@ -16,6 +16,7 @@ import jnn.functional as F
 from jnn.kernels import normalization, softmax
 from jnn.kernels.normalization import Layout
 from jnn.kernels.platform import lowering
+from jnn.kernels.sums import sum_last
 
 from .oracle import quick_jit
 
@@ -90,16 +91,34 @@ def test_softmax_is_its_definition(log, size, rng):
         x, g = (jnp.asarray(3 * rng.standard_normal((3, 7, size)), dtype) for _ in range(2))
 
         index = jnp.asarray(rng.integers(0, size, (3, 7)), jnp.int32)
-        _by_both(_slopes_of(log, g), softmax._last, softmax._last_as_defined, (x,), "jnn_softmax_backward", rtol)
+        for axis in range(3):
+            of = _slopes_of(softmax.Form(log, axis), g)
+            _by_both(of, softmax._along, softmax._along_as_defined, (x,), "jnn_softmax_backward", rtol)
         _by_both(_slopes_of((), g[..., 0]), softmax._at, softmax._at_as_defined, (x, index), "jnn_log_softmax_at_backward", rtol)
 
 
+@pytest.mark.parametrize(
+    ("shape", "axes"), [((5000, 3), 1), ((90, 7, 16), 2), ((3, 20011), 1), ((2, 3, 40, 50), 4), ((70001,), 1), ((9000, 2), 0)]
+)
+def test_sums_are_their_definition(shape, axes, rng):
+    for dtype, rtol in ((np.float64, 1e-13), (np.float32, 1e-6)):
+        x = jnp.asarray(rng.standard_normal(shape), dtype)
+        call = jax.jit(lambda x: sum_last(x, axes)).lower(x)
+        assert ("jnn_sum" in call.as_text()) == (axes > 0)
+        expected = np.asarray(x, np.float64).sum(tuple(range(x.ndim - axes, x.ndim)))
+        # Rounding grows with the numbers that are added one to another, not with what their sum happens to be.
+        np.testing.assert_allclose(call.compile()(x), expected, rtol=rtol, atol=rtol * np.sqrt(x.size))
+
+
 FUNCTIONS = {
+    "sum": lambda x, w: sum_last(jnp.tile(x * w[None, None], (1, 1, 300)), 2),
     "layer norm": lambda x, w: F.layer_norm(x, (5,), w, w),
     "group norm": lambda x, w: F.group_norm(x, 2, w[:4], w[:4]),
     "batch norm": lambda x, w: F.batch_norm(x, None, None, w[:4], w[:4], True),
     "softmax": lambda x, w: F.softmax(x * w[None, None], -1),
     "log softmax": lambda x, w: F.log_softmax(x * w[None, None], -1),
+    "softmax of columns": lambda x, w: F.softmax(x * w[None, None], 1),
+    "log softmax of columns": lambda x, w: F.log_softmax(x * w[None, None], 0),
     "cross entropy": lambda x, w: F.cross_entropy((x * w[None, None]).reshape(-1, 5), jnp.arange(x.size // 5) % 5, reduction="none"),
 }
 DERIVATIVES = {
@@ -139,12 +158,12 @@ def test_nan_and_infinities_come_out_as_torchs(bad, rng):
         (F.group_norm(x, 2), theirs.group_norm(torch.tensor(x), 2)),
         (F.batch_norm(x, None, None, training=True), theirs.batch_norm(torch.tensor(x), None, None, training=True)),
         (F.batch_norm(x[..., :3], None, None, training=True), theirs.batch_norm(torch.tensor(x[..., :3]), None, None, training=True)),
-        (F.softmax(x, -1), theirs.softmax(torch.tensor(x), -1)),
-        (F.log_softmax(x, -1), theirs.log_softmax(torch.tensor(x), -1)),
+        *((F.softmax(x, axis), theirs.softmax(torch.tensor(x), axis)) for axis in range(3)),
+        *((F.log_softmax(x, axis), theirs.log_softmax(torch.tensor(x), axis)) for axis in range(3)),
     ):
         np.testing.assert_allclose(mine, other.numpy(), rtol=1e-4, atol=1e-5)
     barred = np.full((2, 20), -np.inf, np.float32)
-    assert np.isnan(F.softmax(barred, -1)).all()
+    assert all(np.isnan(F.softmax(barred, axis)).all() for axis in range(2))
 
 
 def test_a_mean_far_from_zero_costs_no_more_than_its_own_rounding(rng):
@@ -160,7 +179,12 @@ def test_a_mean_far_from_zero_costs_no_more_than_its_own_rounding(rng):
 
 def test_large_results_are_written_past_the_cache(rng):
     x = jnp.asarray(rng.standard_normal((1030, 4096)), jnp.float32)
-    for run in (lambda x: F.layer_norm(x, (4096,)), lambda x: F.log_softmax(x, -1), lambda x: F.batch_norm(x, None, None, training=True)):
+    for run in (
+        lambda x: F.layer_norm(x, (4096,)),
+        lambda x: F.log_softmax(x, -1),
+        lambda x: F.log_softmax(x, 0),
+        lambda x: F.batch_norm(x, None, None, training=True),
+    ):
         y, pull = jax.vjp(run, x)
         with lowering(native=False, library=False):
             jax.clear_caches()

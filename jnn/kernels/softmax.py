@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from .foreign import differentiable, foreign
 from .gather import pick
@@ -15,20 +16,27 @@ Array = jax.Array
 Arrays = tuple[Array, ...]
 
 
+class Form(NamedTuple):
+    """Whether the logarithm is taken, and the axis, from 0 on."""
+
+    log: bool
+    axis: int
+
+
 def softmax(x: Array, axis: int = -1) -> Array:
     """``exp(x_i) / sum_j exp(x_j)`` along an axis."""
-    return _softmax(x, axis) if axis % x.ndim < x.ndim - 1 else _last(False, x)[0]
+    return _along(Form(False, axis % x.ndim), x)[0]
 
 
 def log_softmax(x: Array, axis: int = -1) -> Array:
     """``x_i - log sum_j exp(x_j)`` along an axis."""
-    return jax.nn.log_softmax(x, axis) if axis % x.ndim < x.ndim - 1 else _last(True, x)[0]
+    return _along(Form(True, axis % x.ndim), x)[0]
 
 
 def log_softmax_at(x: Array, index: Array, axis: int) -> Array:
     """What :func:`log_softmax` has at ``index``, which has the shape of ``x`` without ``axis``; of no class, at 0."""
     if axis % x.ndim < x.ndim - 1 or not x.shape[axis]:
-        return pick(jax.nn.log_softmax(x, axis), index, axis)[0]
+        return pick(log_softmax(x, axis), index, axis)[0]
     return _at((), x, jnp.where((index >= 0) & (index < x.shape[axis]), index, 0).astype(jnp.int32))[0]
 
 
@@ -45,12 +53,13 @@ def _softmax_jvp(axis: int, primals: tuple[Array], tangents: tuple[Array]) -> tu
     return y, moved - y * jnp.sum(moved, axis, keepdims=True)
 
 
-def _last_as_defined(log: bool, x: Array) -> Arrays:
-    return (jax.nn.log_softmax(x) if log else _softmax(x, -1),)
+def _along_as_defined(form: Form, x: Array) -> Arrays:
+    return (jax.nn.log_softmax(x, form.axis) if form.log else _softmax(x, form.axis),)
 
 
-def _last_slopes_as_defined(log: bool, g: Array, y: Array) -> Arrays:
-    return (g - jnp.exp(y) * jnp.sum(g, -1, keepdims=True) if log else y * (g - jnp.sum(y * g, -1, keepdims=True)),)
+def _along_slopes_as_defined(form: Form, g: Array, y: Array) -> Arrays:
+    total = jnp.sum(g if form.log else y * g, form.axis, keepdims=True)
+    return (g - jnp.exp(y) * total if form.log else y * (g - total),)
 
 
 def _at_as_defined(_: Any, x: Array, index: Array) -> Arrays:
@@ -64,18 +73,18 @@ def _at_slopes_as_defined(_: Any, g: Array, x: Array, index: Array, most: Array,
     return (g[..., None] * (chosen - jnp.exp(x - most[..., None] - off[..., None])),)
 
 
-def _log(log: bool) -> dict[str, Any]:
-    return {"log": log}
+def _attributes(form: Form) -> dict[str, Any]:
+    return {"log": form.log, "axis": np.int64(form.axis)}
 
 
-_last_forward = foreign("jnn_softmax", _last_as_defined, _log)
-_last_backward = foreign("jnn_softmax_backward", _last_slopes_as_defined, _log)
+_along_forward = foreign("jnn_softmax", _along_as_defined, _attributes)
+_along_backward = foreign("jnn_softmax_backward", _along_slopes_as_defined, _attributes)
 _at_forward = foreign("jnn_log_softmax_at", _at_as_defined, lambda _: {})
 _at_backward = foreign("jnn_log_softmax_at_backward", _at_slopes_as_defined, lambda _: {})
 
 
-def _last_with_residuals(log: bool, x: Array) -> tuple[Arrays, Arrays]:
-    return (outputs := _last_forward(log, x)), outputs
+def _along_with_residuals(form: Form, x: Array) -> tuple[Arrays, Arrays]:
+    return (outputs := _along_forward(form, x)), outputs
 
 
 def _at_with_residuals(_: Any, *arrays: Array) -> tuple[Arrays, Arrays]:
@@ -83,7 +92,7 @@ def _at_with_residuals(_: Any, *arrays: Array) -> tuple[Arrays, Arrays]:
     return (y,), tuple(rest)
 
 
-_last = differentiable(_last_as_defined, _last_with_residuals, lambda log, gs, residuals, *_: _last_backward(log, *gs, *residuals))
+_along = differentiable(_along_as_defined, _along_with_residuals, lambda form, gs, residuals, *_: _along_backward(form, *gs, *residuals))
 _at = differentiable(
     lambda _, *arrays: _at_as_defined(_, *arrays)[:1],
     _at_with_residuals,

@@ -27,6 +27,8 @@ struct Axis {
   int64_t place(int64_t i, int64_t tap) const { return i * stride - before + tap * dilation; }
   int64_t first(int64_t i) const { return std::max<int64_t>(0, (dilation - 1 - place(i, 0)) / dilation); }
   int64_t end(int64_t i) const { return std::min(size, (in - 1 - place(i, 0)) / dilation + 1); }
+  // Whether there is one window, of all places.
+  bool whole() const { return out == 1 && size == in && dilation == 1 && before == 0; }
 };
 
 // The greatest so far, the first of equal ones, and where it stands; NaN, the last one, once there is any.
@@ -166,6 +168,26 @@ class Planes {
   const Memory<Greatest<T>> along_;
 };
 
+// The greatest of n numbers.
+template <class T>
+void greatest_of(int64_t n, const T* x, T* value, int32_t* place) {
+  constexpr T least = -std::numeric_limits<T>::infinity();
+  const auto every = numbered<T>(std::make_index_sequence<kLanes<T>>());
+  Greatest<T> found{broadcast(least), every};
+  vectors<T>(n, [&](int64_t at, auto, auto lanes) {
+    found.see(lanes.keep(lanes.load(x + at), least), every + static_cast<std::make_signed_t<Bits<T>>>(at));
+  });
+  T best = found.value[0];
+  int64_t where = found.place[0];
+  for (int lane = 1; lane < kLanes<T>; ++lane) {
+    const T other = found.value[lane];
+    const int64_t there = found.place[lane];
+    const bool better = other != other ? best == best || there > where : other > best || (other == best && there < where);
+    if (better) best = other, where = there;
+  }
+  *value = best, *place = static_cast<int32_t>(where);
+}
+
 // x (*, *in) to the maxima (*, *out) and their places. The attributes are of its last axes.
 ffi::Error maxima(Pool pool, Span size, Span stride, Span dilation, Span before, ffi::AnyBuffer x, ffi::Result<ffi::AnyBuffer> values,
                   ffi::ResultBuffer<ffi::S32> places) {
@@ -175,11 +197,19 @@ ffi::Error maxima(Pool pool, Span size, Span stride, Span dilation, Span before,
     axes[3 - size.size() + i] = {of(x.dimensions()), of(values->dimensions()), size[i], stride[i], dilation[i], before[i]};
   }
   const int64_t in = axes[0].in * axes[1].in * axes[2].in, out = axes[0].out * axes[1].out * axes[2].out;
+  const bool whole = axes[0].whole() && axes[1].whole() && axes[2].whole();
   return by_type(x.element_type(), [&](auto zero) {
     using T = decltype(zero);
+    const T* from = data<T>(x);
+    T* to = data<T>(values);
+    int32_t* there = places->typed_data();
     by_task(pool, x.element_count() / in, in, 1, [&](int64_t begin, int64_t end) {
+      if (whole) {
+        for (int64_t i = begin; i < end; ++i) greatest_of(in, from + i * in, to + i, there + i);
+        return;
+      }
       Planes<T> planes(axes);
-      for (int64_t i = begin; i < end; ++i) planes.run(data<T>(x) + i * in, data<T>(values) + i * out, places->typed_data() + i * out);
+      for (int64_t i = begin; i < end; ++i) planes.run(from + i * in, to + i * out, there + i * out);
     });
   });
 }

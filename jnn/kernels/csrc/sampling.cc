@@ -20,8 +20,6 @@
 namespace jnn {
 namespace {
 
-// Fewer products than these one thread makes before another has woken up.
-constexpr int64_t kLeastWork = 1 << 16;
 // Rows are cut into parts for several threads from so many columns a part on.
 constexpr int64_t kLeastColumns = 32;
 // Planes are read with so many channels side by side, unless there are fewer or few places.
@@ -160,11 +158,12 @@ struct Problem {
   }
 };
 
-// `parallel`, where that is worth it.
+// Calls run(task) for each task, which together are so much work, several of them at a time where they are small.
 template <class Run>
 void share(Pool& pool, int64_t work, int64_t tasks, const Run& run) {
-  if (work >= kLeastWork) return parallel(pool, tasks, run);
-  for (int64_t i = 0; i < tasks; ++i) run(i);
+  by_task(pool, tasks, std::max<int64_t>(1, work / tasks), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t task = begin; task < end; ++task) run(task);
+  });
 }
 
 // Planes with up to `wide` channels side by side; planes themselves where that is one.

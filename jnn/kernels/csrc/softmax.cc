@@ -1,8 +1,11 @@
-// Softmax along rows, its logarithm, or that of one number of each row, and their gradients.
+// Softmax along an axis, its logarithm, or that of one number of each row, and their gradients.
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <functional>
 #include <limits>
+#include <numeric>
 #include <utility>
 
 #include "buffers.h"
@@ -67,6 +70,51 @@ void backward_row(int64_t n, const T* g, const T* y, T* dx, bool past) {
   });
 }
 
+// The sum of term(i) for i < n, block by block: one to which all were added would lose digits.
+template <class T, class Term>
+Vector<T> sum_down(int64_t n, const Term& term) {
+  constexpr int64_t kBlock = 32;
+  Vector<T> sum{};
+  for (int64_t begin = 0; begin < n; begin += kBlock) {
+    Vector<T> part{};
+    for (int64_t i = begin, end = std::min(begin + kBlock, n); i < end; ++i) part += term(i);
+    sum += part;
+  }
+  return sum;
+}
+
+// Neighbouring columns of n numbers each, `stride` apart, as many as there are lanes.
+template <bool log, class T, class Lanes>
+void forward_columns(int64_t n, int64_t stride, const Lanes& lanes, const T* x, T* y, bool past) {
+  Vector<T> most = lanes.load(x);
+  for (int64_t i = 1; i < n; ++i) most = greater(lanes.load(x + i * stride), most);
+  const Vector<T> sum = sum_down<T>(n, [&](int64_t i) {
+    const Vector<T> power = exp<T>(lanes.load(x + i * stride) - most);
+    if (!log) lanes.store(y + i * stride, power);
+    return power;
+  });
+  Vector<T> off{};
+  for (int lane = 0; log && lane < kLanes<T>; ++lane) off[lane] = std::log(sum[lane]);
+  const Vector<T> factor = 1 / sum;
+  for (int64_t i = 0; i < n; ++i) {
+    if constexpr (log) lanes.store(y + i * stride, (lanes.load(x + i * stride) - most) - off, past);
+    else lanes.store(y + i * stride, lanes.load(y + i * stride) * factor);
+  }
+}
+
+template <bool log, class T, class Lanes>
+void backward_columns(int64_t n, int64_t stride, const Lanes& lanes, const T* g, const T* y, T* dx, bool past) {
+  const Vector<T> sum = sum_down<T>(n, [&](int64_t i) {
+    const Vector<T> slope = lanes.load(g + i * stride);
+    return log ? slope : slope * lanes.load(y + i * stride);
+  });
+  for (int64_t i = 0; i < n; ++i) {
+    const Vector<T> slope = lanes.load(g + i * stride), value = lanes.load(y + i * stride);
+    if constexpr (log) lanes.store(dx + i * stride, slope - exp<T>(value) * sum, past);
+    else lanes.store(dx + i * stride, value * (slope - sum), past);
+  }
+}
+
 using In = ffi::AnyBuffer;
 using Out = ffi::Result<ffi::AnyBuffer>;
 
@@ -81,7 +129,34 @@ ffi::Error by_row(Pool& pool, const In& x, const Run& run) {
   });
 }
 
-ffi::Error forward(Pool pool, bool log, In x, Out y) {
+// run(zero, begin, n, stride, lanes, past) for neighbouring columns along an axis, which begin at `begin`.
+template <class Run>
+ffi::Error by_column(Pool& pool, const In& x, int64_t axis, const Run& run) {
+  const auto sizes = x.dimensions();
+  const int64_t size = x.element_count(), n = sizes[axis];
+  const int64_t inner = std::accumulate(sizes.begin() + axis + 1, sizes.end(), int64_t{1}, std::multiplies<int64_t>());
+  return by_type(x.element_type(), [&](auto zero) {
+    using T = decltype(zero);
+    constexpr int64_t lanes = kLanes<T>;
+    const int64_t blocks = (inner + lanes - 1) / lanes;
+    by_task(pool, size / (n * inner) * blocks, n * std::min(lanes, inner), 1, [&](int64_t from, int64_t to) {
+      for (int64_t block = from; block < to; ++block) {
+        const int64_t column = block % blocks * lanes, begin = block / blocks * n * inner + column;
+        if (column + lanes <= inner) run(zero, begin, n, inner, Whole<T>{}, past_cache<T>(size));
+        else run(zero, begin, n, inner, Part<T>(inner - column), false);
+      }
+    });
+  });
+}
+
+ffi::Error forward(Pool pool, bool log, int64_t axis, In x, Out y) {
+  if (axis + 1 < int64_t(x.dimensions().size()))
+    return by_column(pool, x, axis, [&](auto zero, int64_t begin, int64_t n, int64_t stride, const auto& lanes, bool past) {
+      using T = decltype(zero);
+      const T* from = data<T>(x) + begin;
+      T* to = data<T>(y) + begin;
+      log ? forward_columns<true>(n, stride, lanes, from, to, past) : forward_columns<false>(n, stride, lanes, from, to, past);
+    });
   return by_row(pool, x, [&](auto zero, int64_t row, int64_t n, bool past) {
     using T = decltype(zero);
     const T* from = data<T>(x) + row * n;
@@ -90,7 +165,15 @@ ffi::Error forward(Pool pool, bool log, In x, Out y) {
   });
 }
 
-ffi::Error backward(Pool pool, bool log, In g, In y, Out dx) {
+ffi::Error backward(Pool pool, bool log, int64_t axis, In g, In y, Out dx) {
+  if (axis + 1 < int64_t(y.dimensions().size()))
+    return by_column(pool, y, axis, [&](auto zero, int64_t begin, int64_t n, int64_t stride, const auto& lanes, bool past) {
+      using T = decltype(zero);
+      const T *slope = data<T>(g) + begin, *value = data<T>(y) + begin;
+      T* to = data<T>(dx) + begin;
+      log ? backward_columns<true>(n, stride, lanes, slope, value, to, past)
+          : backward_columns<false>(n, stride, lanes, slope, value, to, past);
+    });
   return by_row(pool, y, [&](auto zero, int64_t row, int64_t n, bool past) {
     using T = decltype(zero);
     const T *slope = data<T>(g) + row * n, *value = data<T>(y) + row * n;
@@ -127,8 +210,9 @@ auto bound() { return ffi::Ffi::Bind().Ctx<Pool>(); }
 
 }  // namespace
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(jnn_softmax, forward, bound().Attr<bool>("log").Arg<In>().Ret<In>());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(jnn_softmax_backward, backward, bound().Attr<bool>("log").Arg<In>().Arg<In>().Ret<In>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jnn_softmax, forward, bound().Attr<bool>("log").Attr<int64_t>("axis").Arg<In>().Ret<In>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jnn_softmax_backward, backward,
+                              bound().Attr<bool>("log").Attr<int64_t>("axis").Arg<In>().Arg<In>().Ret<In>());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jnn_log_softmax_at, forward_at, bound().Arg<In>().Arg<In>().Ret<In>().Ret<In>().Ret<In>());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jnn_log_softmax_at_backward, backward_at,
                               bound().Arg<In>().Arg<In>().Arg<In>().Arg<In>().Arg<In>().Ret<In>());
