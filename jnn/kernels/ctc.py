@@ -18,6 +18,22 @@ Array = jax.Array
 _ZERO = -1e30
 
 
+@jax.custom_jvp
+def _log_add(a: Array, b: Array) -> Array:
+    """``log(exp(a) + exp(b))`` of finite numbers, with an error of an ulp of 1, which sums of logarithms of probabilities have anyway.
+
+    ``jnp.logaddexp`` looks for infinite ones, and its ``log1p`` takes XLA:CPU three times as long.
+    """
+    return jnp.maximum(a, b) + jnp.log(1 + jnp.exp(-jnp.abs(a - b)))
+
+
+@_log_add.defjvp
+def _log_add_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    total = _log_add(*primals)
+    moved = [jnp.exp(x - total) * t for x, t in zip(primals, tangents, strict=True)]
+    return total, moved[0] + moved[1]
+
+
 def _log_likelihood(log_probs: Array, labels: Array, live: Array, lengths: Array, blank: int) -> Array:
     """The log of the summed probability of all alignments, (N,), at most about ``_ZERO`` where there is none.
 
@@ -34,14 +50,14 @@ def _log_likelihood(log_probs: Array, labels: Array, live: Array, lengths: Array
     def step(state: tuple[Array, Array], frame: tuple[Array, Array, Array]) -> tuple[tuple[Array, Array], None]:
         (gap, label), (p_gap, p_label, here) = state, frame
         before = jnp.concatenate([none, label], 1)
-        onward = jnp.logaddexp(gap[:, :-1], jnp.where(differs, before[:, :-1], _ZERO))
-        new = jnp.logaddexp(gap, before) + p_gap[:, None], jnp.logaddexp(label, onward) + p_label
+        onward = _log_add(gap[:, :-1], jnp.where(differs, before[:, :-1], _ZERO))
+        new = _log_add(gap, before) + p_gap[:, None], _log_add(label, onward) + p_label
         return (jnp.where(here[:, None], new[0], gap), jnp.where(here[:, None], new[1], label)), None
 
     start = jnp.concatenate([jnp.zeros_like(none), jnp.broadcast_to(none, (n, length))], 1), jnp.broadcast_to(none, (n, length))
     start, frames = alike(start, (log_probs[:, :, blank], emitted, live))
     (gap, label), _ = lax.scan(step, start, frames)
-    ends = jnp.logaddexp(gap, jnp.concatenate([none, label], 1))
+    ends = _log_add(gap, jnp.concatenate([none, label], 1))
     return jnp.take_along_axis(ends, lengths[:, None], 1, mode="promise_in_bounds")[:, 0]
 
 
