@@ -50,6 +50,14 @@ class Window(NamedTuple):
         """Whether there is one window, of all of ``size`` places."""
         return self == Window(size, self.stride, 1, 0, 1)
 
+    def starts(self) -> np.ndarray:
+        """The first place of each window."""
+        return np.arange(self.count) * self.stride - self.before
+
+    def lengths(self) -> np.ndarray:
+        """The number of places of each window."""
+        return np.full(self.count, self.size)
+
 
 class Bins(NamedTuple):
     """``count`` bins that cover an axis of ``size`` places: bin i from ``floor(i size / count)`` to ``ceil((i + 1) size / count)``."""
@@ -159,14 +167,26 @@ def _picked(x: Array, flat: Array, axes: int) -> Array:
 
 
 def _in_library(x: Array, windows: tuple[Window | Bins, ...] | None) -> bool:
-    """Whether the library finds the maxima of even windows, each of which has a place in ``x``."""
+    """Whether the library finds the maxima: of bins, or of even windows, each of which has a place in ``x``."""
     if windows is None or len(windows) > 3 or not takes(x):
         return False
     sizes = x.shape[x.ndim - len(windows) :]
-    return math.prod(sizes) <= _MOST and all(isinstance(w, Window) and w.reaches(n) for w, n in zip(windows, sizes, strict=True))
+    return math.prod(sizes) <= _MOST and (_are_bins(windows, x) or all(w.reaches(n) for w, n in zip(windows, sizes, strict=True)))
 
 
-def _as_found(windows: tuple[Window, ...], x: Array) -> Arrays:
+def _are_bins(windows: tuple[Window | Bins, ...], x: Array) -> bool:
+    """Whether windows are runs of places of ``x``, uneven or of all of an axis."""
+    inside = all(isinstance(w, Bins) or (w.dilation == 1 and w.before == 0) for w in windows)
+    uneven = any(isinstance(w, Bins) or w.is_whole(n) for w, n in zip(windows, x.shape[x.ndim - len(windows) :], strict=True))
+    return inside and uneven
+
+
+def _maxima(windows: tuple[Window | Bins, ...], x: Array) -> Arrays:
+    """Values and places by the library."""
+    return (_maxima_of_bins if _are_bins(windows, x) else _maxima_of_windows)(windows, x)
+
+
+def _as_found(windows: tuple[Window | Bins, ...], x: Array) -> Arrays:
     values, places = _maximum(x, windows, True)
     assert places is not None
     return values, places.astype(np.int32)
@@ -176,7 +196,13 @@ def _attributes(windows: tuple[Window, ...]) -> dict[str, Any]:
     return {name: np.asarray([getattr(w, name) for w in windows], np.int64) for name in ("size", "stride", "dilation", "before")}
 
 
-_maxima = foreign("jnn_maxima", _as_found, _attributes)
+def _attributes_of_bins(bins: tuple[Window | Bins, ...]) -> dict[str, Any]:
+    starts, sizes = (np.concatenate(numbers).astype(np.int64) for numbers in zip(*((b.starts(), b.lengths()) for b in bins), strict=True))
+    return {"starts": starts, "sizes": sizes, "axes": np.int64(len(bins))}
+
+
+_maxima_of_windows = foreign("jnn_maxima", _as_found, _attributes)
+_maxima_of_bins = foreign("jnn_maxima_of_bins", _as_found, _attributes_of_bins)
 
 
 def _maximum_along(leaves: Leaves, axis: int, window: Any) -> Leaves:

@@ -9,6 +9,7 @@
 
 #include "buffers.h"
 #include "functions.h"
+#include "geometry.h"
 #include "lanes.h"
 #include "memory.h"
 #include "tasks.h"
@@ -27,8 +28,6 @@ struct Axis {
   int64_t place(int64_t i, int64_t tap) const { return i * stride - before + tap * dilation; }
   int64_t first(int64_t i) const { return std::max<int64_t>(0, (dilation - 1 - place(i, 0)) / dilation); }
   int64_t end(int64_t i) const { return std::min(size, (in - 1 - place(i, 0)) / dilation + 1); }
-  // Whether there is one window, of all places.
-  bool whole() const { return out == 1 && size == in && dilation == 1 && before == 0; }
 };
 
 // The greatest so far, the first of equal ones, and where it stands; NaN, the last one, once there is any.
@@ -168,15 +167,32 @@ class Planes {
   const Memory<Greatest<T>> along_;
 };
 
-// The greatest of n numbers.
+// A run of neighbours along an axis for each bin, which may overlap.
+struct Bins {
+  const int64_t *starts, *sizes;
+  int64_t in, out;
+};
+using AllBins = std::array<Bins, 3>;
+
+// The greatest in one bin of a plane.
 template <class T>
-void greatest_of(int64_t n, const T* x, T* value, int32_t* place) {
+void greatest_of(const AllBins& bins, const Ints& bin, const T* x, T* value, int32_t* place) {
+  using Integer = std::make_signed_t<Bits<T>>;
   constexpr T least = -std::numeric_limits<T>::infinity();
   const auto every = numbered<T>(std::make_index_sequence<kLanes<T>>());
-  Greatest<T> found{broadcast(least), every};
-  vectors<T>(n, [&](int64_t at, auto, auto lanes) {
-    found.see(lanes.keep(lanes.load(x + at), least), every + static_cast<std::make_signed_t<Bits<T>>>(at));
-  });
+  auto start = [&](int axis) { return bins[axis].starts[bin[axis]]; };
+  auto end = [&](int axis) { return start(axis) + bins[axis].sizes[bin[axis]]; };
+  auto at = [&](int64_t depth, int64_t row) { return (depth * bins[1].in + row) * bins[2].in + start(2); };
+  Greatest<T> found{broadcast(least), every + static_cast<Integer>(at(start(0), start(1)))};
+  // Whole rows are one run.
+  const int64_t width = end(2) - start(2), rows = width == bins[2].in ? end(1) - start(1) : 1;
+  for (int64_t depth = start(0); depth < end(0); ++depth)
+    for (int64_t row = start(1); row < end(1); row += rows) {
+      const int64_t begin = at(depth, row);
+      vectors<T>(rows * width, [&](int64_t i, auto, auto lanes) {
+        found.see(lanes.keep(lanes.load(x + begin + i), least), every + static_cast<Integer>(begin + i));
+      });
+    }
   T best = found.value[0];
   int64_t where = found.place[0];
   for (int lane = 1; lane < kLanes<T>; ++lane) {
@@ -197,19 +213,35 @@ ffi::Error maxima(Pool pool, Span size, Span stride, Span dilation, Span before,
     axes[3 - size.size() + i] = {of(x.dimensions()), of(values->dimensions()), size[i], stride[i], dilation[i], before[i]};
   }
   const int64_t in = axes[0].in * axes[1].in * axes[2].in, out = axes[0].out * axes[1].out * axes[2].out;
-  const bool whole = axes[0].whole() && axes[1].whole() && axes[2].whole();
   return by_type(x.element_type(), [&](auto zero) {
     using T = decltype(zero);
-    const T* from = data<T>(x);
-    T* to = data<T>(values);
-    int32_t* there = places->typed_data();
     by_task(pool, x.element_count() / in, in, 1, [&](int64_t begin, int64_t end) {
-      if (whole) {
-        for (int64_t i = begin; i < end; ++i) greatest_of(in, from + i * in, to + i, there + i);
-        return;
-      }
       Planes<T> planes(axes);
-      for (int64_t i = begin; i < end; ++i) planes.run(from + i * in, to + i * out, there + i * out);
+      for (int64_t i = begin; i < end; ++i) planes.run(data<T>(x) + i * in, data<T>(values) + i * out, places->typed_data() + i * out);
+    });
+  });
+}
+
+// The same over bins; `starts` and `sizes` have those of the first axis first.
+ffi::Error maxima_of_bins(Pool pool, Span starts, Span sizes, int64_t axes, ffi::AnyBuffer x, ffi::Result<ffi::AnyBuffer> values,
+                          ffi::ResultBuffer<ffi::S32> places) {
+  static constexpr int64_t kOnly = 0, kOne = 1;
+  AllBins bins{{{&kOnly, &kOne, 1, 1}, {&kOnly, &kOne, 1, 1}, {&kOnly, &kOne, 1, 1}}};
+  int64_t in = 1, out = 1;
+  const int64_t *start = starts.begin(), *size = sizes.begin();
+  for (int64_t i = 0; i < axes; ++i) {
+    Bins& own = bins[3 - axes + i];
+    own = {start, size, x.dimensions()[x.dimensions().size() - axes + i], values->dimensions()[values->dimensions().size() - axes + i]};
+    start += own.out, size += own.out, in *= own.in, out *= own.out;
+  }
+  return by_type(x.element_type(), [&](auto zero) {
+    using T = decltype(zero);
+    by_task(pool, x.element_count() / in, in, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t plane = begin; plane < end; ++plane)
+        for (int64_t i = 0; i < out; ++i) {
+          const Ints bin{i / (bins[1].out * bins[2].out), i / bins[2].out % bins[1].out, i % bins[2].out};
+          greatest_of(bins, bin, data<T>(x) + plane * in, data<T>(values) + plane * out + i, places->typed_data() + plane * out + i);
+        }
     });
   });
 }
@@ -223,6 +255,16 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jnn_maxima, maxima,
                                   .Attr<Span>("stride")
                                   .Attr<Span>("dilation")
                                   .Attr<Span>("before")
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Ret<ffi::AnyBuffer>()
+                                  .Ret<ffi::Buffer<ffi::S32>>());
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jnn_maxima_of_bins, maxima_of_bins,
+                              ffi::Ffi::Bind()
+                                  .Ctx<Pool>()
+                                  .Attr<Span>("starts")
+                                  .Attr<Span>("sizes")
+                                  .Attr<int64_t>("axes")
                                   .Arg<ffi::AnyBuffer>()
                                   .Ret<ffi::AnyBuffer>()
                                   .Ret<ffi::Buffer<ffi::S32>>());
