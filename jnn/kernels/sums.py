@@ -30,7 +30,7 @@ def sum_last(x: Array, axes: int) -> Array:
 
 
 def _sum_last_as_defined(axes: int, x: Array) -> tuple[Array]:
-    return (jnp.sum(x, tuple(range(x.ndim - axes, x.ndim)), x.dtype),)
+    return (jnp.sum(x, tuple(range(x.ndim - axes, x.ndim))),)
 
 
 # XLA:CPU computes what is summed by one thread along with the sum and, where it chooses between numbers, without vectors.

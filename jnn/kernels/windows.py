@@ -104,7 +104,7 @@ def maximum_at(x: Array, starts: Sequence[Array], sizes: tuple[int, ...], positi
 def total(x: Array, windows: tuple[Window | Bins, ...]) -> Array:
     """The sums over windows of the trailing axes."""
     if all(isinstance(w, Window) and w.is_whole(n) for w, n in zip(windows, x.shape[x.ndim - len(windows) :], strict=True)):
-        return lax.expand_dims(sum_last(x, len(windows)), range(x.ndim - len(windows), x.ndim))
+        return lax.expand_dims(sum_last(x, len(windows)).astype(x.dtype), range(x.ndim - len(windows), x.ndim))
     for axis, window in enumerate(windows, x.ndim - len(windows)):
         x = _total_along(x, axis, window)
     return x
