@@ -41,11 +41,14 @@ def resolve(who: object, reduction: str, size_average: Flag, reduce: Flag, allow
     return reduction
 
 
-def reduced(elements: Array, reduction: str, count: Array | float | None = None) -> Array:
-    """The elements, their mean (over ``count`` where it is given), or their sum. The mean of nothing is NaN, as in torch."""
+def reduced(elements: Array, reduction: str, count: Array | float | None = None, *, plain: bool = False) -> Array:
+    """The elements, their mean (over ``count`` where it is given), or their sum. The mean of nothing is NaN, as in torch.
+
+    ``plain`` are elements that XLA:CPU computes with vectors along with the sum, as it does where nothing is chosen: that is faster then.
+    """
     if reduction == "none":
         return elements
-    total = sum_last(elements, elements.ndim)
+    total = jnp.sum(elements) if plain else sum_last(elements, elements.ndim)
     return total if reduction == "sum" else total / (elements.size if count is None else count)
 
 

@@ -67,7 +67,8 @@ def mse_loss(
         RuntimeError: input and target do not broadcast.
     """
     x, y = checks.broadcast("mse_loss", input=input, target=target)
-    return reduced(_weighted("mse_loss", jnp.square(x - y), weight, input), reduction, None if weight is None else jnp.sum(weight))
+    elements = _weighted("mse_loss", jnp.square(x - y), weight, input)
+    return reduced(elements, reduction, None if weight is None else jnp.sum(weight), plain=True)
 
 
 def _huber(distance: Array, delta: float) -> Array:
@@ -133,7 +134,7 @@ def poisson_nll_loss(
         large = y > 1
         safe = jnp.where(large, y, 2)
         elements = elements + jnp.where(large, safe * jnp.log(safe) - safe + 0.5 * jnp.log(2 * math.pi * safe), 0)
-    return reduced(elements, reduction)
+    return reduced(elements, reduction, plain=not full)
 
 
 def _check_variance(input: Array, target: Array, var: Array | float, *_: Any) -> None:
