@@ -171,7 +171,9 @@ def _in_library(x: Array, windows: tuple[Window | Bins, ...] | None) -> bool:
     if windows is None or len(windows) > 3 or not takes(x):
         return False
     sizes = x.shape[x.ndim - len(windows) :]
-    return math.prod(sizes) <= _MOST and (_are_bins(windows, x) or all(w.reaches(n) for w, n in zip(windows, sizes, strict=True)))
+    return math.prod(sizes) <= _MOST and (
+        _are_bins(windows, x) or all(isinstance(w, Window) and w.reaches(n) for w, n in zip(windows, sizes, strict=True))
+    )
 
 
 def _are_bins(windows: tuple[Window | Bins, ...], x: Array) -> bool:
@@ -181,7 +183,7 @@ def _are_bins(windows: tuple[Window | Bins, ...], x: Array) -> bool:
     return inside and uneven
 
 
-def _maxima(windows: tuple[Window | Bins, ...], x: Array) -> Arrays:
+def _maxima(windows: Any, x: Array) -> Arrays:
     """Values and places by the library."""
     return (_maxima_of_bins if _are_bins(windows, x) else _maxima_of_windows)(windows, x)
 
