@@ -45,6 +45,8 @@ BINS = {
 }
 CASES = {
     **{name: (sizes, _windows(sizes, axes)) for name, (sizes, axes) in SHAPES.items()},
+    # One window more than fits, as with ceil_mode.
+    "past the end, of whole rows": ((3, 6), (Window(3, 2, 1, 0, 1), Window(3, 2, 1, 0, 3))),
     **{name: (tuple(w.size * (w.count if isinstance(w, Window) else 1) for w in bins), bins) for name, bins in BINS.items()},
 }
 

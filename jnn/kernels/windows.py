@@ -50,6 +50,10 @@ class Window(NamedTuple):
         """Whether there is one window, of all of ``size`` places."""
         return self == Window(size, self.stride, 1, 0, 1)
 
+    def is_run_of(self, size: int) -> bool:
+        """Whether each window is of neighbours among ``size`` places, none before or behind them."""
+        return self.dilation == 1 and self.before == 0 and (self.count - 1) * self.stride + self.size <= size
+
     def starts(self) -> np.ndarray:
         """The first place of each window."""
         return np.arange(self.count) * self.stride - self.before
@@ -178,9 +182,9 @@ def _in_library(x: Array, windows: tuple[Window | Bins, ...] | None) -> bool:
 
 def _are_bins(windows: tuple[Window | Bins, ...], x: Array) -> bool:
     """Whether windows are runs of places of ``x``, uneven or of all of an axis."""
-    inside = all(isinstance(w, Bins) or (w.dilation == 1 and w.before == 0) for w in windows)
-    uneven = any(isinstance(w, Bins) or w.is_whole(n) for w, n in zip(windows, x.shape[x.ndim - len(windows) :], strict=True))
-    return inside and uneven
+    axes = [*zip(windows, x.shape[x.ndim - len(windows) :], strict=True)]
+    uneven = any(isinstance(w, Bins) or w.is_whole(n) for w, n in axes)
+    return uneven and all(isinstance(w, Bins) or w.is_run_of(n) for w, n in axes)
 
 
 def _maxima(windows: Any, x: Array) -> Arrays:
