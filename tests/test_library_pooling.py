@@ -37,11 +37,11 @@ def _windows(sizes, axes):
 
 
 BINS = {
-    "bins": (Bins(13, 5), Bins(40, 3)),
-    "bins that overlap": (Bins(5, 4),),
-    "bins of volumes": (Bins(5, 2), Bins(7, 3), Bins(19, 2)),
-    "bins and windows": (Window(2, 2, 1, 0, 3), Bins(11, 4)),
-    "bins of whole rows": (Bins(9, 2), Window(21, 21, 1, 0, 1)),
+    "bins": (Bins(83, 5), Bins(80, 3)),
+    "bins that overlap": (Bins(1037, 4),),
+    "bins of volumes": (Bins(15, 2), Bins(17, 3), Bins(29, 2)),
+    "bins and windows": (Window(12, 12, 1, 0, 3), Bins(111, 4)),
+    "bins of whole rows": (Bins(29, 2), Window(21, 21, 1, 0, 1)),
 }
 CASES = {
     **{name: (sizes, _windows(sizes, axes)) for name, (sizes, axes) in SHAPES.items()},
