@@ -74,8 +74,8 @@ def mse_loss(
 def _huber(distance: Array, delta: float) -> Array:
     """``d^2 / 2`` below ``delta``, and beyond it the line that continues it."""
     # A choice, not a minimum, whose gradient is NaN for an infinite distance.
-    square = jnp.where(distance < delta, distance, delta)
-    return square * (distance - 0.5 * square)
+    limited = jnp.where(distance < delta, distance, delta)
+    return limited * (distance - 0.5 * limited)
 
 
 @loss_function(values=warn_of_shapes)
