@@ -44,10 +44,10 @@ GRIDS = {
 }
 
 
-@pytest.mark.parametrize("padding", ["zeros", "border", "reflection"])
+@pytest.mark.parametrize(("padding", "aligned"), [("zeros", False), ("border", True), ("reflection", False), ("reflection", True)])
 @pytest.mark.parametrize("mode", ["bilinear", "nearest", "bicubic"])
 @pytest.mark.parametrize(("shape", "points"), GRIDS.values(), ids=GRIDS)
-def test_grid_sample(shape, points, mode, padding, rng):
+def test_grid_sample(shape, points, mode, padding, aligned, rng):
     if mode == "bicubic" and len(shape) == 5:
         pytest.skip("for images only")
     x, grid = rng.standard_normal(shape), rng.uniform(-1.6, 1.6, points)
@@ -55,11 +55,11 @@ def test_grid_sample(shape, points, mode, padding, rng):
     slope = rng.standard_normal((*shape[:2], *points[1:-1]))
 
     def run(x, grid, slope):
-        y, pull = jax.vjp(lambda x, grid: F.grid_sample(x, grid, mode, padding, align_corners=False), x, grid)
+        y, pull = jax.vjp(lambda x, grid: F.grid_sample(x, grid, mode, padding, aligned), x, grid)
         return y, *pull(slope)
 
     for dtype, rtol in ((np.float64, 1e-11), (np.float32, 1e-4)):
-        _close(*_both(run, *(jnp.asarray(a, dtype) for a in (x, grid, slope))), rtol)
+        _close(*_both(run, *(jnp.asarray(a, dtype) for a in (x, grid, slope)), target="jnn_grid_sample"), rtol)
 
 
 BAGS = {"bags": (6, 5), "one of one": (1, 1), "many": (40, 12)}
@@ -134,7 +134,7 @@ DERIVATIVES = {
 @pytest.mark.parametrize("name", DERIVATIVES)
 def test_every_derivative_is_that_of_xlas(name, rng):
     x, grid = jnp.asarray(rng.standard_normal((2, 3, 5, 6))), jnp.asarray(rng.uniform(-1.2, 1.2, (2, 5, 6, 2)))
-    target = "" if name == "by sample" else "jnn_sample"
+    target = "" if name == "by sample" else "jnn_grid_sample"
     _close(*_both(DERIVATIVES[name](_sampled), x, grid, target=target), 1e-9)
 
 

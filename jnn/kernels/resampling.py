@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +13,9 @@ import numpy as np
 from jax import lax
 
 from .foreign import takes
-from .multilinear import multilinear
+from .multilinear import Like, multilinear
 from .sampling import MISSING, Form, sample
+from .varying import transposed
 
 Array = jax.Array
 
@@ -26,6 +28,17 @@ class Taps:
 
     def __init__(self, inputs: int, index: np.ndarray, weights: np.ndarray) -> None:
         self.inputs, self.index, self.weights = inputs, index, weights
+
+    @functools.cached_property
+    def copied(self) -> bool:
+        """Whether each output is an input."""
+        return self.index.shape[1] == 1 and bool((self.weights == 1).all())
+
+    @functools.cached_property
+    def repeated(self) -> bool:
+        """Whether each input is so many outputs, in order."""
+        times = len(self.index) // self.inputs if self.inputs else 0
+        return self.copied and times > 0 and np.array_equal(self.index[:, 0], np.arange(len(self.index)) // times)
 
     @functools.cached_property
     def adjoint(self) -> Taps:
@@ -69,6 +82,19 @@ class _Steps(NamedTuple):
     weights: np.ndarray
 
 
+def cubic(t: Any) -> list[Any]:
+    """The weights of the four neighbours of a point at ``t`` in [0, 1] between the second and the third: Keys, a = -3/4."""
+    a = -0.75
+
+    def near(x: Any) -> Any:
+        return ((a + 2) * x - (a + 3)) * x * x + 1
+
+    def far(x: Any) -> Any:
+        return ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
+
+    return [far(t + 1), near(t), near(1 - t), far(2 - t)]
+
+
 def resample(x: Array, axis: int, taps: Taps) -> Array:
     """``y_i = sum_t weights[i, t] x[index[i, t]]`` along ``axis``. A tap of weight 0 is not read: it may be infinite.
 
@@ -77,17 +103,40 @@ def resample(x: Array, axis: int, taps: Taps) -> Array:
     return _resample((axis, taps), x)
 
 
+def resample_space(x: Array, taps: Sequence[Taps]) -> Array:
+    """:func:`resample` along each of the last ``len(taps)`` axes."""
+    if takes(x) and all(t.copied for t in taps) and not all(t.repeated for t in taps):
+        return _copy(tuple(taps), x)
+    for axis, own in reversed(list(enumerate(taps, x.ndim - len(taps)))):
+        x = resample(x, axis, own)
+    return x
+
+
+def _copied(taps: tuple[Taps, ...], x: Array) -> Array:
+    """Along several axes at once."""
+    first = x.ndim - len(taps)
+    index = functools.reduce(lambda index, t: index[..., None] * t.inputs + t.index[:, 0], taps, np.zeros((), int))
+    planes = x.reshape(1, math.prod(x.shape[:first]), math.prod(x.shape[first:]))
+    form = Form(planes=True, missing=0.0, weighted=False)
+    y = sample(form, planes, jnp.ones((1, 1, 1), x.dtype), jnp.asarray(index.reshape(1, 1, -1), np.int32))
+    return y.reshape(*x.shape[:first], *index.shape)
+
+
+def _copied_back(taps: tuple[Taps, ...], g: Array) -> Array:
+    like = Like((*g.shape[: g.ndim - len(taps)], *(t.inputs for t in taps)), g.dtype)
+    return transposed(functools.partial(_copied, taps), like, g)
+
+
 def _value(static: tuple[int, Taps], x: Array) -> Array:
     axis, taps = static
-    outputs, count = taps.index.shape
+    outputs = len(taps.index)
     if not taps.inputs:
         return jnp.zeros((*x.shape[:axis], outputs, *x.shape[axis + 1 :]), x.dtype)
-    times, copied = outputs // taps.inputs, count == 1 and (taps.weights == 1).all()
-    if copied and times and np.array_equal(taps.index[:, 0], np.arange(outputs) // times):
-        return jnp.repeat(x, times, axis) if times > 1 else x
+    if taps.repeated:
+        return jnp.repeat(x, outputs // taps.inputs, axis) if outputs > taps.inputs else x
     if takes(x):
         return _by_sampling(x, axis, taps)
-    if copied:
+    if taps.copied:
         return jnp.take(x, taps.index[:, 0], axis, mode="clip")
     return (_gather if taps.steps is None else _by_slices)(x, axis, taps).astype(x.dtype)
 
@@ -131,6 +180,8 @@ def _by_slices(x: Array, axis: int, taps: Taps) -> Array:
     return jnp.stack(sums, axis + 1).reshape(*x.shape[:axis], count * phases, *x.shape[axis + 1 :])
 
 
+_copy = multilinear(_copied, lambda taps, g, _: _copy_back(taps, g), by_sample=lambda taps: taps)
+_copy_back = multilinear(_copied_back, lambda taps, g, _: _copy(taps, g), by_sample=lambda taps: taps)
 _resample = multilinear(
     _value,
     lambda static, g, _: _resample((static[0], static[1].adjoint), g),

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
-import math
 import warnings
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax import lax
 
 from ..core import checks, dtypes
 from ..core.function import function
-from ..kernels import sampling
-from .resize import cubic
+from ..kernels import grid as kernel
 
 Array = jax.Array
 
@@ -25,55 +19,6 @@ def _aligned(who: str, align_corners: bool | None) -> bool:
     if align_corners is None:
         warnings.warn(f"{who}: align_corners is False unless given", UserWarning, stacklevel=4)
     return bool(align_corners)
-
-
-def _reflect(x: Array, low: float, high: float) -> Array:
-    """``x`` mirrored at ``low`` and ``high`` until it lies between them."""
-    span = high - low
-    if span == 0:
-        return jnp.zeros_like(x)
-    away = jnp.abs(x - low)
-    rest = jnp.fmod(away, span)
-    return jnp.where(jnp.floor(away / span) % 2 == 0, rest + low, span - rest + low)
-
-
-def _inside(x: Array, size: int, padding_mode: str, align_corners: bool) -> Array:
-    """Positions brought among the ``size`` elements, as the padding mode says."""
-    if padding_mode == "zeros":
-        return x
-    if padding_mode == "reflection":
-        x = _reflect(x, 0, size - 1) if align_corners else _reflect(x, -0.5, size - 0.5)
-    return lax.clamp(jnp.zeros((), x.dtype), jnp.where(jnp.isnan(x), 0, x), jnp.asarray(size - 1, x.dtype))
-
-
-class _Tap(NamedTuple):
-    """One element along one axis for every point: its index, its weight, and whether it exists."""
-
-    index: Array
-    weight: Array
-    exists: Array
-
-
-def _tap(position: Array, weight: Array, size: int) -> _Tap:
-    exists = (position >= 0) & (position <= size - 1)
-    # The index is a constant of differentiation, and a position that is NaN or out of an integer's range has none.
-    index = jnp.where(exists, lax.stop_gradient(position), 0).astype(np.int32)
-    return _Tap(index, weight, exists)
-
-
-def _taps(x: Array, size: int, mode: str, padding_mode: str, align_corners: bool) -> list[_Tap]:
-    """What the coordinates ``x`` in [-1, 1] are sampled from along an axis of ``size`` elements."""
-    position = x * ((size - 1) / 2 if align_corners else size / 2) + (size - 1) / 2
-    if mode == "bicubic":
-        left = jnp.floor(position)
-        places = [_inside(left + k, size, padding_mode, align_corners) for k in (-1, 0, 1, 2)]
-        return [_tap(jnp.round(p), w, size) for p, w in zip(places, cubic(position - left), strict=True)]
-    position = _inside(position, size, padding_mode, align_corners)
-    if mode == "nearest":
-        return [_tap(jnp.round(position), jnp.ones_like(position), size)]
-    left = jnp.floor(position)
-    far = position - left
-    return [_tap(left, 1 - far, size), _tap(left + 1, far, size)]
 
 
 @function
@@ -100,23 +45,9 @@ def grid_sample(input: Array, grid: Array, mode: str = "bilinear", padding_mode:
     checks.choice(who, "padding_mode", padding_mode, ("zeros", "border", "reflection"))
     aligned = _aligned(who, align_corners)
     _check_shapes(who, input, grid, mode)
-    n, channels, *space = input.shape
-    out = grid.shape[1:-1]
     dtype = dtypes.accumulator(input.dtype)
-    points = grid.astype(dtype).reshape(n, math.prod(out), len(space))
-    axes = [_taps(points[..., -1 - axis], size, mode, padding_mode, aligned) for axis, size in enumerate(space)]
-    indices, weights = [], []
-    for taps in itertools.product(*axes):
-        index, weight, exists = taps[0]
-        for tap, size in zip(taps[1:], space[1:], strict=True):
-            index, weight, exists = index * size + tap.index, weight * tap.weight, exists & tap.exists
-        indices.append(jnp.where(exists, index, sampling.MISSING))
-        weights.append(weight)
-    pixels = input.astype(dtype).reshape(n, channels, math.prod(space))
-    weighted = mode != "nearest"
-    weight = jnp.stack(weights, 1) if weighted else jnp.ones((1, 1, 1), dtype)
-    y = sampling.sample(sampling.Form(planes=True, missing=0.0, weighted=weighted), pixels, weight, jnp.stack(indices, 1))
-    return y.reshape(n, channels, *out).astype(input.dtype)
+    y = kernel.grid_sample(kernel.Form(mode, padding_mode, aligned), input.astype(dtype), grid.astype(dtype))
+    return y.astype(input.dtype)
 
 
 def _check_shapes(who: str, input: Array, grid: Array, mode: str) -> None:

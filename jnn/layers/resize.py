@@ -18,7 +18,7 @@ import numpy as np
 from ..core import checks, dtypes
 from ..core.function import function
 from ..core.spec import Layer, layer
-from ..kernels.resampling import Taps, resample
+from ..kernels.resampling import Taps, cubic, resample_space
 
 Array = jax.Array
 # For each output along an axis, the inputs that it is a sum of and their weights: (outputs, taps) both.
@@ -65,19 +65,6 @@ def _linear(n: int, out: int, scale: Scale, align_corners: bool, dtype: Any) -> 
     left = np.minimum(np.floor(position), n - 1).astype(int)
     far = np.clip(position - left, 0, 1)
     return np.stack([left, np.minimum(left + 1, n - 1)], -1), np.stack([1 - far, far], -1)
-
-
-def cubic(t: Any) -> list[Any]:
-    """The weights of the four neighbours of a point at ``t`` in [0, 1] between the second and the third: Keys, a = -3/4."""
-    a = -0.75
-
-    def near(x: Any) -> Any:
-        return ((a + 2) * x - (a + 3)) * x * x + 1
-
-    def far(x: Any) -> Any:
-        return ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
-
-    return [far(t + 1), near(t), near(1 - t), far(2 - t)]
 
 
 def _bicubic(n: int, out: int, scale: Scale, align_corners: bool, dtype: Any) -> Sums:
@@ -213,8 +200,7 @@ def interpolate(
     checks.require(ok, who, f"the input must be floating point for mode {mode!r}", RuntimeError, dtype=input.dtype)
     dtype = dtypes.accumulator(input.dtype) if inexact else np.dtype(np.float32)
     x = input if plain else input.astype(dtype)
-    for axis in range(input.ndim - 1, 1, -1):
-        x = resample(x, axis, _taps(mode, antialias, space[axis - 2], out[axis - 2], scales[axis - 2], bool(align_corners), dtype))
+    x = resample_space(x, [_taps(mode, antialias, *sizes, bool(align_corners), dtype) for sizes in zip(space, out, scales, strict=True)])
     if not plain and input.dtype == np.uint8:
         x = jnp.clip(jnp.round(x), 0, 255)
     return x.astype(input.dtype)

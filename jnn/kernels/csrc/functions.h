@@ -73,6 +73,13 @@ inline Vector<T> rounded(Vector<T> x) {
 #endif
 }
 
+// The greatest integer that is not greater, where rounded() gives the nearest.
+template <class T>
+inline Vector<T> floored(Vector<T> x) {
+  const Vector<T> nearest = rounded<T>(x);
+  return nearest - select<T>(nearest > x, broadcast(T{1}), Vector<T>{});
+}
+
 // coefficients[0] + coefficients[1] x + ...
 template <class T, size_t n>
 inline Vector<T> polynomial(const std::array<T, n>& coefficients, Vector<T> x) {
