@@ -24,7 +24,9 @@ SIZES = {
     "more than a vector": (17, 19, 21),
     "whole panels": (28, 32, 64),
     "odd panels": (131, 47, 75),
-    "more than a block of terms": (30, 1031, 20),
+    "more than a block of terms": (130, 1031, 70),
+    "few sums of more than a block of terms": (37, 1303, 21),
+    "few sums of many rows": (2100, 29, 17),
     "many rows": (1100, 13, 40),
     "many outputs": (8, 16, 523),
     "by both threads": (150, 130, 140),
@@ -64,7 +66,7 @@ def test_values_and_gradients_are_their_definition(sizes, biased, rng):
 
 @pytest.mark.parametrize("wanted", [(0,), (1,), (2,), (0, 1), (0, 2), (1, 2)])
 def test_only_gradients_that_are_wanted_are_computed(wanted, rng):
-    arrays = _arrays(rng, (9, 4, 6))
+    arrays = _arrays(rng, (9, 4, 12))
     gradient = jax.jit(jax.grad(lambda *a: (F.linear(*a) ** 3).sum(), wanted)).lower(*arrays)
     assert ("jnn_linear_by_input" in gradient.as_text(), "jnn_linear_by_weight" in gradient.as_text()) == (0 in wanted, 1 in wanted)
     x, w, b = map(np.asarray, arrays)
@@ -83,8 +85,17 @@ def test_few_rows_are_xlas(rows, by_library, rng):
     _same(gradient.compile()(*arrays), (g @ w, g.T @ x, g.sum(0)), 1e-12)
 
 
+def test_few_outputs_are_xlas(rng):
+    arrays = _arrays(rng, (20, 30, 8))
+    gradient = jax.jit(jax.grad(_cubes, (0, 1, 2))).lower(*arrays)
+    assert "jnn_linear" not in gradient.as_text()
+    x, w, b = map(np.asarray, arrays)
+    g = 3 * (x @ w.T + b) ** 2
+    _same(gradient.compile()(*arrays), (g @ w, g.T @ x, g.sum(0)), 1e-12)
+
+
 def test_runs_where_functions_are_not_compiled(rng):
-    arrays = _arrays(rng, (6, 3, 4))
+    arrays = _arrays(rng, (6, 3, 12))
     with jax.disable_jit():
         found = jax.value_and_grad(_cubes)(*arrays)
     _same(found, jax.jit(jax.value_and_grad(_cubes))(*arrays), 1e-12)

@@ -8,6 +8,8 @@
 #include "matrices.h"
 #include "memory.h"
 #include "parallel.h"
+#include "products.h"
+#include "rows.h"
 #include "tasks.h"
 
 namespace jnn {
@@ -19,7 +21,11 @@ using Out = ffi::Result<ffi::AnyBuffer>;
 // Tiles that share a panel of the right factor at most.
 constexpr int64_t kTilesAtOnce = kRegisters == 32 ? 8 : 12;
 // Terms of a sum that are added up before the next.
-constexpr int64_t kDepth = 512;
+constexpr int64_t kDepth = 512, kDepthOfRows = 1024;
+// Products of a dot that take as long as copying a number.
+constexpr int64_t kDotWork = 8;
+// Of up to so many sums, of so many terms at least, factors are not put in order.
+constexpr int64_t kFewSums = 8192, kLeastDepth = 256;
 // Products of fewer terms are made by one thread.
 constexpr int64_t kAlone = 1 << 18;
 
@@ -132,9 +138,65 @@ class Product {
   T* totals_;
 };
 
+// c[i][j] = bias[j] + sum over k of a[i][k] * b[j][k], of rows as they stand: for products of so few that putting them in order takes
+// longer.
+template <class T>
+void multiply_rows(Pool& pool, const Factor<T>& a, const Factor<T>& b, int64_t depth, T* c, const T* bias) {
+  const int64_t rest = depth % kLanes<T>, vectors = depth - rest;
+  int32_t offsets[kMostDots];
+  for (int j = 0; j < kMostDots; ++j) offsets[j] = j * depth;
+  // What the larger factor has is read once, with all of the smaller at hand.
+  const bool many = a.rows >= b.rows;
+  const Parts rows(a.rows, kMostDots), columns(b.rows, kMostDots), &outer = many ? rows : columns, &inner = many ? columns : rows;
+  by_task(pool, outer.parts, kMostDots * std::min(a.rows, b.rows) * depth / kDotWork, 1, [&](int64_t begin, int64_t end) {
+    const auto each = [&](const auto& run) {
+      for (int64_t o = begin; o < end; ++o)
+        for (int64_t i = 0; i < inner.parts; ++i) many ? run(o, i) : run(i, o);
+    };
+    each([&](int64_t r, int64_t s) {
+      for (int64_t i = rows.begin(r); i < rows.begin(r + 1); ++i)
+        for (int64_t j = columns.begin(s); j < columns.begin(s + 1); ++j) {
+          T sum = bias ? bias[j] : T{0};
+          for (int64_t k = vectors; k < depth; ++k) sum += a.data[i * depth + k] * b.data[j * depth + k];
+          c[i * b.rows + j] = sum;
+        }
+    });
+    for (int64_t k = 0; k < vectors; k += kDepthOfRows)
+      each([&](int64_t r, int64_t s) {
+        const int64_t i = rows.begin(r), j = columns.begin(s);
+        kDots<T>[(rows.size(r) - 1) * kMostDots + columns.size(s) - 1](std::min(kDepthOfRows, vectors - k), a.data + i* depth + k, depth,
+                                                                       b.data + j* depth + k, offsets, c + i* b.rows + j, b.rows);
+      });
+  });
+}
+
+// c and the sums of a, of factors that are both across, by parts of the terms: each thread its own, which are added up.
+template <class T>
+void multiply_terms(Pool& pool, const Factor<T>& a, const Factor<T>& b, int64_t depth, T* c, T* totals) {
+  const Parts parts(depth, std::max(kDepth, depth / (2 * pool.num_threads())));
+  const int64_t size = a.rows * b.rows, own = size + a.rows;
+  const Memory<T> sums = memory<T>(parts.parts * own);
+  parallel(pool, parts.parts, [&](int64_t part) {
+    const int64_t begin = parts.begin(part);
+    const Factor<T> left{a.data + begin * a.rows, a.rows, true}, right{b.data + begin * b.rows, b.rows, true};
+    T* to = sums.get() + part * own;
+    const Product<T> product(left, right, parts.size(part), 1, nullptr, totals ? to + size : nullptr);
+    run(pool, product, left.data, right.data, to, true);
+  });
+  const auto sum_up = [&](int64_t from, int64_t count, T* to) {
+    std::copy_n(sums.get() + from, count, to);
+    for (int64_t part = 1; part < parts.parts; ++part) add(count, T{1}, sums.get() + part * own + from, to);
+  };
+  sum_up(0, size, c);
+  if (totals) sum_up(size, a.rows, totals);
+}
+
 template <class T>
 void multiply(Pool& pool, const Factor<T>& a, const Factor<T>& b, int64_t depth, T* c, const T* bias, T* totals) {
-  const bool alone = a.rows * b.rows * depth < kAlone;
+  const int64_t size = a.rows * b.rows;
+  if (!a.across && !b.across && size <= kFewSums && depth >= kLeastDepth) return multiply_rows(pool, a, b, depth, c, bias);
+  if (a.across && b.across && size <= 4 * kFewSums && depth >= 2 * kDepth) return multiply_terms(pool, a, b, depth, c, totals);
+  const bool alone = size * depth < kAlone;
   run(pool, Product<T>(a, b, depth, alone ? 1 : pool.num_threads(), bias, totals), a.data, b.data, c, alone);
 }
 
