@@ -41,6 +41,9 @@ BINS = {
     "bins that overlap": (Bins(1037, 4),),
     "bins of volumes": (Bins(15, 2), Bins(17, 3), Bins(29, 2)),
     "bins and windows": (Window(12, 12, 1, 0, 3), Bins(111, 4)),
+    "narrow bins": (Bins(7, 3), Bins(9, 4)),
+    "narrow bins of rows": (Bins(11, 4),),
+    "narrow bins of volumes": (Bins(3, 2), Bins(4, 3), Bins(5, 2)),
     "bins of whole rows": (Bins(29, 2), Window(21, 21, 1, 0, 1)),
 }
 CASES = {
@@ -60,8 +63,10 @@ def test_maxima_their_places_and_gradients_are_their_definition(sizes, static, k
         g = jnp.arange(values.size, dtype=x.dtype).reshape(values.shape)
         return *windows.maximum(x, static, True), values, *pull(g)
 
+    # Small planes, as many as vectors of several threads have lanes.
+    planes = (5, 15) if np.prod(sizes) < 64 else (2, 3)
     for dtype in (np.float32, np.float64):
-        x = jnp.asarray(KINDS[kind](rng, (2, 3, *sizes)), dtype)
+        x = jnp.asarray(KINDS[kind](rng, (*planes, *sizes)), dtype)
         np.testing.assert_array_equal(windows.maximum(x, static, False)[0], windows.maximum(x, static, True)[0])
         call = jax.jit(run).lower(x).compile()
         # Values, places and what the gradient needs of them.

@@ -21,6 +21,7 @@ from ..core import dtypes
 from . import sampling
 from .foreign import Arrays, foreign, takes
 from .platform import native
+from .resampling import Taps, resample
 from .sums import sum_last, sums
 
 Array = jax.Array
@@ -28,8 +29,6 @@ Leaves = tuple[Array, ...]
 
 # So many bins are cut out one by one; more are gathered.
 _FEW_BINS = 8
-# From so many places a bin on the library is faster: 0.4 of the time for 23 x 23, 1.4 for 7 x 7.
-_LARGE_BIN = 256
 # The library numbers the places of a plane by 32 bits.
 _MOST = 2**31 - 1
 
@@ -140,8 +139,9 @@ def _maximum_by_place(
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _values_by_place(windows: tuple[Window | Bins, ...] | None, found: bool, x: Array, places: list[Array]) -> Array:
-    """The values, as they are ``found`` beside their places or by themselves, which XLA does faster."""
-    return _maxima(windows, x)[0] if found and _in_library(x, windows) else _maximum(x, windows or places, False)[0]
+    """The values, as they are ``found`` beside their places; those of even windows by themselves are XLA's, which is faster."""
+    by_library = windows and _in_library(x, windows) and (found or _are_bins(windows, x))
+    return _maxima(windows, x)[0] if by_library else _maximum(x, windows or places, False)[0]
 
 
 @_values_by_place.defjvp
@@ -183,12 +183,12 @@ def _in_library(x: Array, windows: tuple[Window | Bins, ...] | None) -> bool:
 
 
 def _are_bins(windows: tuple[Window | Bins, ...], x: Array) -> bool:
-    """Whether windows are of all of ``x``, or uneven runs of its places that are many enough for the library to take them one by one."""
+    """Whether windows are of all of ``x``, or runs of its places, some of them uneven."""
     axes = [*zip(windows, x.shape[x.ndim - len(windows) :], strict=True)]
     if all(isinstance(w, Window) and w.is_whole(n) for w, n in axes):
         return True
     runs = all(isinstance(w, Bins) or w.is_run_of(n) for w, n in axes)
-    return runs and any(isinstance(w, Bins) for w in windows) and math.prod(n // w.count for w, n in axes) >= _LARGE_BIN
+    return runs and any(isinstance(w, Bins) for w in windows)
 
 
 def _maxima(windows: Any, x: Array) -> Arrays:
@@ -230,8 +230,17 @@ def _maximum_along(leaves: Leaves, axis: int, window: Any) -> Leaves:
     return tuple(lax.squeeze(x, (axis + 1,)) for x in joined)
 
 
+@functools.lru_cache(1024)
+def _taps(bins: Bins) -> Taps:
+    """Equal for equal bins, so that what is compiled for them is found again."""
+    places, filled = bins.places()
+    return Taps(bins.size, places, filled.astype(np.float64))
+
+
 def _total_along(x: Array, axis: int, window: Window | Bins) -> Array:
     if isinstance(window, Bins):
+        if takes(x):
+            return resample(x, axis, _taps(window))
         places, filled = window.places()
         filled = np.expand_dims(filled, [a for a in range(x.ndim + 1) if a not in (axis, axis + 1)])
         return jnp.where(filled, jnp.take(x, places, axis), 0).sum(axis + 1, dtype=x.dtype)

@@ -28,6 +28,9 @@ inline void streamed() {
 #endif
 }
 
+template <class T>
+using Integers = Vector<std::make_signed_t<Bits<T>>>;
+
 // All lanes of a vector, and the first few. `past` the cache they are streamed.
 template <class T>
 struct Whole {
@@ -35,10 +38,8 @@ struct Whole {
   static void store(T* to, Vector<T> v, bool past = false) { past ? stream(to, v) : jnn::store(to, v); }
   // v in the lanes that count, else `other`.
   static Vector<T> keep(Vector<T> v, T = 0) { return v; }
+  static Integers<T> keep(Integers<T> v, std::make_signed_t<Bits<T>>) { return v; }
 };
-
-template <class T>
-using Integers = Vector<std::make_signed_t<Bits<T>>>;
 
 // 0, 1, 2, ...
 template <class T, size_t... i>
@@ -54,6 +55,7 @@ struct Part {
   Vector<T> load(const T* from) const { return load_masked(from, mask, 1); }
   void store(T* to, Vector<T> v, bool = false) const { store_masked(to, v, mask, 1); }
   Vector<T> keep(Vector<T> v, T other = 0) const { return select<T>(inside, v, broadcast(other)); }
+  Integers<T> keep(Integers<T> v, std::make_signed_t<Bits<T>> other) const { return inside ? v : other - Integers<T>{}; }
 };
 
 // So many sums of a row are taken side by side: an addition need not wait for the one before it.

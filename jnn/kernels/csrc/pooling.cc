@@ -13,6 +13,7 @@
 #include "lanes.h"
 #include "memory.h"
 #include "tasks.h"
+#include "transpose.h"
 #include "vector.h"
 
 namespace jnn {
@@ -30,6 +31,12 @@ struct Axis {
   int64_t end(int64_t i) const { return std::min(size, (in - 1 - place(i, 0)) / dilation + 1); }
 };
 
+// Lane i is that of i ^ half.
+template <int half, class V, size_t... i>
+inline V exchanged_of(V v, std::index_sequence<i...>) {
+  return __builtin_shufflevector(v, v, (i ^ half)...);
+}
+
 // The greatest so far, the first of equal ones, and where it stands; NaN, the last one, once there is any.
 template <class T>
 struct Greatest {
@@ -40,6 +47,22 @@ struct Greatest {
     const Integers<T> better = (other > value) | (other != other);
     value = select<T>(better, other, value);
     place = better ? there : place;
+  }
+
+  // The greater of two, wherever each stands.
+  void join(const Greatest& other) {
+    const Integers<T> before = other.place < place, mine = value == value, others = other.value == other.value;
+    const Integers<T> better = (other.value > value) | ((other.value == value) & before) | (~others & (mine | ~before));
+    value = select<T>(better, other.value, value);
+    place = better ? other.place : place;
+  }
+
+  // All lanes into the first.
+  template <int half = kLanes<T> / 2>
+  void join_lanes() {
+    constexpr auto lanes = std::make_index_sequence<kLanes<T>>();
+    join({exchanged_of<half>(value, lanes), exchanged_of<half>(place, lanes)});
+    if constexpr (half > 1) join_lanes<half / 2>();
   }
 };
 
@@ -174,35 +197,101 @@ struct Bins {
 };
 using AllBins = std::array<Bins, 3>;
 
-// The greatest in one bin of a plane.
+// Maxima of bins of planes: down the columns of those of some rows, and then along them.
 template <class T>
-void greatest_of(const AllBins& bins, const Ints& bin, const T* x, T* value, int32_t* place) {
-  using Integer = std::make_signed_t<Bits<T>>;
-  constexpr T least = -std::numeric_limits<T>::infinity();
-  const auto every = numbered<T>(std::make_index_sequence<kLanes<T>>());
-  auto start = [&](int axis) { return bins[axis].starts[bin[axis]]; };
-  auto end = [&](int axis) { return start(axis) + bins[axis].sizes[bin[axis]]; };
-  auto at = [&](int64_t depth, int64_t row) { return (depth * bins[1].in + row) * bins[2].in + start(2); };
-  Greatest<T> found{broadcast(least), every + static_cast<Integer>(at(start(0), start(1)))};
-  // Whole rows are one run.
-  const int64_t width = end(2) - start(2), rows = width == bins[2].in ? end(1) - start(1) : 1;
-  for (int64_t depth = start(0); depth < end(0); ++depth)
-    for (int64_t row = start(1); row < end(1); row += rows) {
-      const int64_t begin = at(depth, row);
-      vectors<T>(rows * width, [&](int64_t i, auto, auto lanes) {
-        found.see(lanes.keep(lanes.load(x + begin + i), least), every + static_cast<Integer>(begin + i));
-      });
-    }
-  T best = found.value[0];
-  int64_t where = found.place[0];
-  for (int lane = 1; lane < kLanes<T>; ++lane) {
-    const T other = found.value[lane];
-    const int64_t there = found.place[lane];
-    const bool better = other != other ? best == best || there > where : other > best || (other == best && there < where);
-    if (better) best = other, where = there;
+class BinsOfPlanes {
+ public:
+  explicit BinsOfPlanes(const AllBins& bins)
+      : bins_(bins), values_(memory<T>(whole<T>(bins[2].in) + kLanes<T>)), places_(memory<Integer>(whole<T>(bins[2].in) + kLanes<T>)) {}
+
+  void run(const T* x, T* values, int32_t* places) const {
+    for (int64_t depth = 0; depth < bins_[0].out; ++depth)
+      for (int64_t row = 0; row < bins_[1].out; ++row) {
+        vectors<T>(bins_[2].in, [&](int64_t at, auto, auto lanes) { down(depth, row, at, x, lanes); });
+        for (int64_t column = 0; column < bins_[2].out; ++column) along(column, values++, places++);
+      }
   }
-  *value = best, *place = static_cast<int32_t>(where);
-}
+
+ private:
+  using Integer = std::make_signed_t<Bits<T>>;
+  static constexpr T kLeast = -std::numeric_limits<T>::infinity();
+
+  // Of a vector of columns from `at` on.
+  template <class Lanes>
+  void down(int64_t depth_bin, int64_t row_bin, int64_t at, const T* x, const Lanes& lanes) const {
+    const auto& [depths, rows, columns] = bins_;
+    const int64_t depth = depths.starts[depth_bin], row = rows.starts[row_bin];
+    const auto every = numbered<T>(std::make_index_sequence<kLanes<T>>());
+    Greatest<T> found{broadcast(kLeast), every + static_cast<Integer>((depth * rows.in + row) * columns.in + at)};
+    for (int64_t d = depth; d < depth + depths.sizes[depth_bin]; ++d)
+      for (int64_t r = row; r < row + rows.sizes[row_bin]; ++r) {
+        const int64_t begin = (d * rows.in + r) * columns.in + at;
+        found.see(lanes.load(x + begin), every + static_cast<Integer>(begin));
+      }
+    store(values_.get() + at, found.value), store(places_.get() + at, found.place);
+  }
+
+  void along(int64_t column_bin, T* value, int32_t* place) const {
+    const T* values = values_.get() + bins_[2].starts[column_bin];
+    const Integer* places = places_.get() + bins_[2].starts[column_bin];
+    Greatest<T> found{broadcast(kLeast), broadcast<Integer>(std::numeric_limits<Integer>::max())};
+    vectors<T>(bins_[2].sizes[column_bin], [&](int64_t at, auto, auto lanes) {
+      const Integers<T> there = load(places + at);
+      found.join({lanes.keep(load(values + at), kLeast), lanes.keep(there, std::numeric_limits<Integer>::max())});
+    });
+    found.join_lanes();
+    *value = found.value[0], *place = static_cast<int32_t>(found.place[0]);
+  }
+
+  const AllBins bins_;
+  const Memory<T> values_;
+  const Memory<Integer> places_;
+};
+
+// Maxima of bins of as many small planes as a vector has lanes, side by side.
+template <class T>
+class BinsBySide {
+ public:
+  // Whether there are planes enough, whose bins are too narrow for vectors.
+  static bool suits(const AllBins& bins, int64_t planes, int64_t threads) {
+    constexpr int64_t kNarrow = 4 * kLanes<T>, kMost = 4096;
+    return bins[2].in / bins[2].out < kNarrow && bins[0].in * bins[1].in * bins[2].in <= kMost && planes >= kLanes<T> * threads;
+  }
+
+  explicit BinsBySide(const AllBins& bins) : bins_(bins), in_(bins[0].in * bins[1].in * bins[2].in), x_(memory<T>(in_ * kLanes<T>)) {}
+
+  void run(const T* x, int64_t planes, T* values, int32_t* places) const {
+    const auto& [depths, rows, columns] = bins_;
+    const int64_t out = depths.out * rows.out * columns.out;
+    transpose(x, in_, planes, in_, x_.get(), kLanes<T>);
+    for (int64_t depth = 0; depth < depths.out; ++depth)
+      for (int64_t row = 0; row < rows.out; ++row)
+        for (int64_t column = 0; column < columns.out; ++column, ++values, ++places) {
+          const Greatest<T> found = greatest({depth, row, column});
+          for (int64_t plane = 0; plane < planes; ++plane)
+            values[plane * out] = found.value[plane], places[plane * out] = static_cast<int32_t>(found.place[plane]);
+        }
+  }
+
+ private:
+  Greatest<T> greatest(const Ints& bin) const {
+    const auto& [depths, rows, columns] = bins_;
+    auto at = [&](int64_t d, int64_t r) {
+      return ((depths.starts[bin[0]] + d) * rows.in + rows.starts[bin[1]] + r) * columns.in + columns.starts[bin[2]];
+    };
+    Greatest<T> found{load(x_.get() + at(0, 0) * kLanes<T>), Integers<T>{} + static_cast<Integer>(at(0, 0))};
+    for (int64_t d = 0; d < depths.sizes[bin[0]]; ++d)
+      for (int64_t r = 0; r < rows.sizes[bin[1]]; ++r)
+        for (int64_t place = at(d, r), end = place + columns.sizes[bin[2]]; place < end; ++place)
+          found.see(load(x_.get() + place * kLanes<T>), Integers<T>{} + static_cast<Integer>(place));
+    return found;
+  }
+
+  using Integer = std::make_signed_t<Bits<T>>;
+  const AllBins bins_;
+  const int64_t in_;
+  const Memory<T> x_;
+};
 
 // x (*, *in) to the maxima (*, *out) and their places. The attributes are of its last axes.
 ffi::Error maxima(Pool pool, Span size, Span stride, Span dilation, Span before, ffi::AnyBuffer x, ffi::Result<ffi::AnyBuffer> values,
@@ -236,12 +325,20 @@ ffi::Error maxima_of_bins(Pool pool, Span starts, Span sizes, int64_t axes, ffi:
   }
   return by_type(x.element_type(), [&](auto zero) {
     using T = decltype(zero);
-    by_task(pool, x.element_count() / in, in, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t plane = begin; plane < end; ++plane)
-        for (int64_t i = 0; i < out; ++i) {
-          const Ints bin{i / (bins[1].out * bins[2].out), i / bins[2].out % bins[1].out, i % bins[2].out};
-          greatest_of(bins, bin, data<T>(x) + plane * in, data<T>(values) + plane * out + i, places->typed_data() + plane * out + i);
-        }
+    const int64_t planes = x.element_count() / in;
+    const bool beside = BinsBySide<T>::suits(bins, planes, pool.num_threads());
+    by_task(pool, planes, in, beside ? kLanes<T> : 1, [&](int64_t begin, int64_t end) {
+      const T* from = data<T>(x) + begin * in;
+      T* to = data<T>(values) + begin * out;
+      int32_t* at = places->typed_data() + begin * out;
+      if (beside) {
+        const BinsBySide<T> found(bins);
+        for (int64_t i = 0; i < end - begin; i += kLanes<T>)
+          found.run(from + i * in, std::min<int64_t>(kLanes<T>, end - begin - i), to + i * out, at + i * out);
+      } else {
+        const BinsOfPlanes<T> found(bins);
+        for (int64_t i = 0; i < end - begin; ++i) found.run(from + i * in, to + i * out, at + i * out);
+      }
     });
   });
 }

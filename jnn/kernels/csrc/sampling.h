@@ -58,23 +58,22 @@ struct Terms {
   T weight_of(int64_t entry) const { return weight ? weight[entry] : T{1}; }
 };
 
-// One place's sum over its entries of weight * x[index], in the columns from `column` on that n vectors V hold; `past` the cache or not.
-template <class V, int n, class T>
-inline void gather_columns(const Terms<T>& terms, int64_t p, Rows<const T> x, const T* missing, int64_t column, T* to, bool past) {
-  V sums[n]{};
+// One place's sum over its entries of weight * x[index], in the columns from `column` on that n vectors hold, of which `lanes` count;
+// `past` the cache or not.
+template <int n, class T, class Lanes>
+inline void gather_columns(const Terms<T>& terms, int64_t p, Rows<const T> x, const T* missing, int64_t column, T* to, bool past,
+                           const Lanes& lanes) {
+  Vector<T> sums[n]{};
   for (int64_t e = terms.entries.first(p), end = terms.entries.end(p); e < end; e += terms.entries.apart) {
     const int32_t i = terms.index[e];
     if (i == terms.nothing) continue;
     const T* from = x.has(i) ? x.at(i) + column : missing;
     const T weight = terms.weight_of(e);
 #pragma GCC unroll 4
-    for (int j = 0; j < n; ++j) sums[j] += weight * read<V>(from + j * (sizeof(V) / sizeof(T)));
+    for (int j = 0; j < n; ++j) sums[j] += weight * lanes.load(from + j * kLanes<T>);
   }
-  if constexpr (std::is_same_v<V, Vector<T>>) {
-    for (int j = 0; j < n && past; ++j) stream(to + column + j * kLanes<T>, sums[j]);
-    if (past) return;
-  }
-  std::memcpy(to + column, sums, sizeof sums);
+#pragma GCC unroll 4
+  for (int j = 0; j < n; ++j) lanes.store(to + column + j * kLanes<T>, sums[j], past);
 }
 
 // y[p] = x[index], for places from begin to end.
@@ -93,12 +92,14 @@ template <class T>
 void gather(const Terms<T>& terms, int64_t width, int64_t begin, int64_t end, Rows<const T> x, const T* missing, Rows<T> y,
             bool past = false) {
   if (terms.copies()) return copy(terms, width, begin, end, x, missing, y, past);
-  const int64_t whole = width - width % (4 * kLanes<T>);
+  const Whole<T> all;
+  const Part<T> last(width % kLanes<T>);
   for (int64_t p = begin; p < end; ++p) {
     T* to = y.at(p);
-    for (int64_t column = 0; column < whole; column += 4 * kLanes<T>) gather_columns<Vector<T>, 4>(terms, p, x, missing, column, to, past);
-    by_vectors<T>(width - whole,
-                  [&](auto zero, int64_t i) { gather_columns<decltype(zero), 1>(terms, p, x, missing, whole + i, to, past); });
+    int64_t column = 0;
+    for (; column + 4 * kLanes<T> <= width; column += 4 * kLanes<T>) gather_columns<4>(terms, p, x, missing, column, to, past, all);
+    for (; column + kLanes<T> <= width; column += kLanes<T>) gather_columns<1>(terms, p, x, missing, column, to, past, all);
+    if (column < width) gather_columns<1>(terms, p, x, missing, column, to, past, last);
   }
 }
 
