@@ -229,31 +229,44 @@ def test_devices_each_normalize_by_the_library(rng):
         _same(each(x, w), slopes(x, w), 1e-11)
 
 
-@pytest.mark.parametrize("mode", ["reflect", "replicate", "circular"])
+@pytest.mark.parametrize(
+    ("mode", "value"), [("reflect", None), ("replicate", None), ("circular", None), ("constant", None), ("constant", 1.5)]
+)
 @pytest.mark.parametrize(
     ("shape", "pad"),
     [
         ((2, 3, 5), (2, 3)),
         ((3, 40), (-1, 4)),
         ((2, 3, 6, 37), (3, 0, -2, 4)),
-        ((2, 3, 4, 4), (-2, -2, 1, 1)),
+        ((2, 3, 4, 4), (-2, -1, 1, 1)),
         ((2, 4, 5, 6), (1, 2, 0, 3, 2, 1)),
     ],
 )
-def test_padding_is_its_definition(mode, shape, pad, rng):
-    def padded(x):
-        return F.pad(x, pad, mode)
+def test_padding_is_its_definition(mode, value, shape, pad, rng):
+    _compare_padding(lambda x: F.pad(x, pad, mode, value), shape, rng)
 
-    for dtype in (np.float64, np.float32):
-        x = jnp.asarray(rng.standard_normal(shape), dtype)
-        call = jax.jit(lambda x: jax.vjp(padded, x)).lower(x)
-        assert "jnn_extended" in call.as_text()
+
+@pytest.mark.parametrize("pad", [(-5, 2), (2, -5), (1, 1, -4, 3), (9, 30)])
+def test_padding_alone_is_filled_in(pad, rng):
+    _compare_padding(lambda x: F.pad(x, pad, value=-2.0), (4, 5), rng)
+
+
+def _compare_padding(padded, shape, rng):
+    def everything(x):
         y, pull = jax.vjp(padded, x)
-        moved = jax.vmap(padded)(jnp.stack([x, 2 * x]))
+        return y, *pull(y), jax.jvp(padded, (x,), (2 * x,))[1], jax.vmap(padded)(jnp.stack([x, 2 * x]))
+
+    for dtype, rtol in ((np.float64, 1e-15), (np.float32, 1e-6)):
+        x = jnp.asarray(rng.standard_normal(shape), dtype)
+        call = jax.jit(everything).lower(x)
+        assert all(f"@{target}(" in call.as_text() for target in ("jnn_extended", "jnn_extended_gradient"))
+        found = call.compile()(x)
         jax.clear_caches()
         with lowering(native=False, library=False):
-            expected, expected_pull = jax.vjp(padded, x)
-        np.testing.assert_array_equal(y, expected)
-        np.testing.assert_array_equal(moved, jnp.stack([expected, 2 * expected]))
-        np.testing.assert_array_equal(jax.jvp(padded, (x,), (2 * x,))[1], 2 * expected)
-        np.testing.assert_array_equal(pull(y)[0], expected_pull(expected)[0])
+            # Gradients are sums of a few numbers, in another order.
+            for a, b in zip(found, everything(x), strict=True):
+                np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol)
+
+
+def test_padding_by_minus_zero():
+    assert np.signbit(F.pad(jnp.ones(3), (1, 0), value=-0.0)[0])

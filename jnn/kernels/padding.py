@@ -1,4 +1,4 @@
-"""Extending arrays by what they hold themselves."""
+"""Extending arrays by what they hold themselves, or by a number."""
 
 from __future__ import annotations
 
@@ -8,12 +8,28 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
-from .foreign import Arrays, differentiable, foreign, gradient
+from .foreign import Arrays, differentiable, foreign
+from .multilinear import Like
+from .varying import transposed
 
 Array = jax.Array
 # Of an array, an axis, and by how much it grows before and after, or shrinks where that is negative: the array that it becomes.
 Extend = Callable[[Array, int, int, int], Array]
+
+
+class Fill(NamedTuple):
+    """Extends by a number."""
+
+    value: float
+
+    def __call__(self, x: Array, axis: int, before: int, after: int) -> Array:
+        return lax.pad(x, jnp.asarray(self.value, x.dtype), [(before, after, 0) if a == axis else (0, 0, 0) for a in range(x.ndim)])
+
+
+# What stands for the number that is filled in among the indices of elements.
+_FILLED = Fill(-1)
 
 
 class _Extension(NamedTuple):
@@ -43,22 +59,48 @@ def _as_rows(static: _Extension, x: Array) -> Arrays:
 
 
 def _indices(static: _Extension) -> dict[str, Any]:
-    """Which elements of each axis the extended one reads."""
+    """Which elements of each axis the extended one reads, and what is filled in."""
+    fill = static.extend if isinstance(static.extend, Fill) else None
+    extend = static.extend if fill is None else _FILLED
     read = {axis: (low, high) for axis, low, high in static.sides}
     with jax.ensure_compile_time_eval():
-        found = [np.asarray(static.extend(jnp.arange(size), 0, *read[static.before + i]), np.int64) for i, size in enumerate(static.sizes)]
+        found = [np.asarray(extend(jnp.arange(size), 0, *read[static.before + i]), np.int64) for i, size in enumerate(static.sizes)]
     names = ("depths", "rows", "columns")
-    return {name: np.zeros(1, np.int64) for name in names} | dict(zip(names[-len(found) :], found))
+    whole = {name: np.zeros(1, np.int64) for name in names}
+    return whole | dict(zip(names[-len(found) :], found)) | {"value": np.float64(0 if fill is None else fill.value)}
+
+
+def _slopes_as_rows(static: _Extension, g: Array) -> Arrays:
+    like = Like((len(g), *_volume(static.sizes)), g.dtype)
+    return (transposed(lambda x: _as_rows(static, x)[0], like, g),)
 
 
 _rows = foreign("jnn_extended", _as_rows, _indices)
+_slopes_of_rows = foreign("jnn_extended_gradient", _slopes_as_rows, _indices)
+
+
+def _volume(sizes: tuple[int, ...]) -> tuple[int, ...]:
+    """Three sizes, the first of them 1 where there are fewer."""
+    return (*(1,) * (3 - len(sizes)), *sizes)
+
+
+def _inner(static: _Extension) -> _Extension:
+    """With one axis before the spatial ones."""
+    return static._replace(before=1, sides=tuple((axis - static.before + 1, low, high) for axis, low, high in static.sides))
 
 
 def _forward(static: _Extension, x: Array) -> tuple[Arrays, Arrays]:
-    inner = static._replace(before=1, sides=tuple((axis - static.before + 1, low, high) for axis, low, high in static.sides))
-    (y,) = _rows(inner, x.reshape(-1, *(1,) * (3 - len(static.sizes)), *static.sizes))
+    (y,) = _rows(_inner(static), x.reshape(-1, *_volume(static.sizes)))
     return (y.reshape(*x.shape[: static.before], *y.shape[4 - len(static.sizes) :]),), ()
 
 
-_slopes = gradient(_definition)
-_extended = differentiable(_definition, _forward, lambda static, gs, residuals, arrays, wanted: _slopes(static, gs, residuals, arrays))
+def _backward(static: _Extension, gs: Arrays, _: Arrays, arrays: Arrays, wanted: tuple[bool, ...]) -> Arrays:
+    (g,), (x,) = gs, arrays
+    # No gradient reaches what is cropped altogether.
+    if not g.size:
+        return (jnp.zeros_like(x),)
+    (slopes,) = _slopes_of_rows(_inner(static), g.reshape(-1, *_volume(g.shape[static.before :])))
+    return (slopes.reshape(x.shape),)
+
+
+_extended = differentiable(_definition, _forward, _backward)

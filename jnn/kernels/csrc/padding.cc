@@ -1,10 +1,11 @@
-// Arrays extended by what they hold themselves: each axis reads elements of its own.
+// Arrays extended by what they hold themselves or by a number: each axis reads elements of its own, the number for indices below 0.
 
 #include <algorithm>
 #include <cstdint>
 
 #include "buffers.h"
 #include "lanes.h"
+#include "rows.h"
 #include "tasks.h"
 #include "xla/ffi/api/ffi.h"
 
@@ -13,7 +14,8 @@ namespace {
 
 using Span = ffi::Span<const int64_t>;
 
-// Where a row's elements come from: neighbours are copied at once, from the `begin`-th to the `end`-th of the longest run of them.
+// Where a row's elements come from: neighbours are copied at once, from the `begin`-th to the `end`-th of the longest run of them, if there
+// is any.
 struct Columns {
   Span from;
   int64_t begin = 0, end = 0;
@@ -21,24 +23,36 @@ struct Columns {
   explicit Columns(Span from) : from(from) {
     const int64_t count = from.size();
     for (int64_t first = 0, next; first < count; first = next) {
-      for (next = first + 1; next < count && from[next] == from[next - 1] + 1;) ++next;
-      if (next - first > end - begin) begin = first, end = next;
+      for (next = first + 1; next < count && from[next - 1] >= 0 && from[next] == from[next - 1] + 1;) ++next;
+      if (from[first] >= 0 && next - first > end - begin) begin = first, end = next;
     }
   }
 
   template <class T>
-  void copy(const T* row, T* to) const {
-    for (int64_t i = 0; i < begin; ++i) to[i] = row[from[i]];
+  void copy(const T* row, T value, T* to) const {
+    const auto one = [&](int64_t i) { to[i] = from[i] < 0 ? value : row[from[i]]; };
+    for (int64_t i = 0; i < begin; ++i) one(i);
     const T* near = row + from[begin] - begin;
     int64_t i = begin;
     for (; i + kLanes<T> <= end; i += kLanes<T>) store(to + i, load(near + i));
     if (i < end) store_masked(to + i, load_masked(near + i, between(0, end - i), 1), between(0, end - i), 1);
-    for (i = end; i < static_cast<int64_t>(from.size()); ++i) to[i] = row[from[i]];
+    for (i = end; i < static_cast<int64_t>(from.size()); ++i) one(i);
+  }
+
+  // Back to where they come from.
+  template <class T>
+  void add(const T* slopes, T* row) const {
+    const auto one = [&](int64_t i) {
+      if (from[i] >= 0) row[from[i]] += slopes[i];
+    };
+    for (int64_t i = 0; i < begin; ++i) one(i);
+    jnn::add(end - begin, T{1}, slopes + begin, row + from[begin]);
+    for (int64_t i = end; i < static_cast<int64_t>(from.size()); ++i) one(i);
   }
 };
 
 // x (N, *in) to (N, *out), of three axes each.
-ffi::Error extended(Pool pool, Span depths, Span rows, Span columns, ffi::AnyBuffer x, ffi::Result<ffi::AnyBuffer> out) {
+ffi::Error extended(Pool pool, Span depths, Span rows, Span columns, double value, ffi::AnyBuffer x, ffi::Result<ffi::AnyBuffer> out) {
   const auto in = x.dimensions();
   const int64_t lines = depths.size() * rows.size(), width = columns.size();
   if (!out->element_count()) return ffi::Error::Success();
@@ -49,7 +63,9 @@ ffi::Error extended(Pool pool, Span depths, Span rows, Span columns, ffi::AnyBuf
       const int64_t height = rows.size();
       int64_t n = begin / lines, z = begin / height % depths.size(), y = begin % height;
       for (int64_t line = begin; line < end; ++line) {
-        row.copy(data<T>(x) + ((n * in[1] + depths[z]) * in[2] + rows[y]) * in[3], data<T>(out) + line * width);
+        T* to = data<T>(out) + line * width;
+        if (depths[z] < 0 || rows[y] < 0) std::fill_n(to, width, static_cast<T>(value));
+        else row.copy(data<T>(x) + ((n * in[1] + depths[z]) * in[2] + rows[y]) * in[3], static_cast<T>(value), to);
         if (++y == height) y = 0, ++z;
         if (z == static_cast<int64_t>(depths.size())) z = 0, ++n;
       }
@@ -57,10 +73,42 @@ ffi::Error extended(Pool pool, Span depths, Span rows, Span columns, ffi::AnyBuf
   });
 }
 
+// Of g, that of the (N, *out), the gradient (N, *in).
+ffi::Error extended_gradient(Pool pool, Span depths, Span rows, Span columns, double, ffi::AnyBuffer g, ffi::Result<ffi::AnyBuffer> out) {
+  const auto in = out->dimensions();
+  const int64_t size = in[1] * in[2] * in[3], lines = depths.size() * rows.size(), width = columns.size();
+  const Columns row(columns);
+  return by_type(g.element_type(), [&](auto zero) {
+    using T = decltype(zero);
+    by_task(pool, in[0], size + lines * width, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t n = begin; n < end; ++n) {
+        const T* slopes = data<T>(g) + n * lines * width;
+        T* to = data<T>(out) + n * size;
+        std::fill_n(to, size, T{0});
+        for (const int64_t depth : depths)
+          for (const int64_t line : rows) {
+            if (depth >= 0 && line >= 0) row.add(slopes, to + (depth * in[2] + line) * in[3]);
+            slopes += width;
+          }
+      }
+    });
+  });
+}
+
+auto bound() {
+  return ffi::Ffi::Bind()
+      .Ctx<Pool>()
+      .Attr<Span>("depths")
+      .Attr<Span>("rows")
+      .Attr<Span>("columns")
+      .Attr<double>("value")
+      .Arg<ffi::AnyBuffer>()
+      .Ret<ffi::AnyBuffer>();
+}
+
 }  // namespace
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(
-    jnn_extended, extended,
-    ffi::Ffi::Bind().Ctx<Pool>().Attr<Span>("depths").Attr<Span>("rows").Attr<Span>("columns").Arg<ffi::AnyBuffer>().Ret<ffi::AnyBuffer>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jnn_extended, extended, bound());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jnn_extended_gradient, extended_gradient, bound());
 
 }  // namespace jnn
