@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 import torch
 
 import jnn.functional as F
-from jnn.kernels import normalization, softmax
+from jnn.kernels import glu, normalization, softmax
 from jnn.kernels.normalization import Layout
 from jnn.kernels.platform import lowering
 from jnn.kernels.sums import sum_last
@@ -85,14 +86,14 @@ def _slopes_of(static, g):
 
 
 @pytest.mark.parametrize("size", [1, 5, 16, 100, 1031])
-@pytest.mark.parametrize("log", [False, True])
-def test_softmax_is_its_definition(log, size, rng):
+@pytest.mark.parametrize(("log", "negated"), [(False, False), (True, False), (False, True)])
+def test_softmax_is_its_definition(log, negated, size, rng):
     for dtype, rtol in ((np.float64, 1e-12), (np.float32, 1e-5)):
         x, g = (jnp.asarray(3 * rng.standard_normal((3, 7, size)), dtype) for _ in range(2))
 
         index = jnp.asarray(rng.integers(0, size, (3, 7)), jnp.int32)
         for axis in range(3):
-            of = _slopes_of(softmax.Form(log, axis), g)
+            of = _slopes_of(softmax.Form(log, axis, negated), g)
             _by_both(of, softmax._along, softmax._along_as_defined, (x,), "jnn_softmax_backward", rtol)
         _by_both(_slopes_of((), g[..., 0]), softmax._at, softmax._at_as_defined, (x, index), "jnn_log_softmax_at_backward", rtol)
 
@@ -227,6 +228,15 @@ def test_devices_each_normalize_by_the_library(rng):
         each = jax.jit(jax.shard_map(slopes, mesh=mesh, in_specs=(jax.P("d"), jax.P()), out_specs=jax.P("d"), check_vma=check))
         assert all(target in each.lower(x, w).as_text() for target in ("jnn_norm_backward", "jnn_softmax_backward"))
         _same(each(x, w), slopes(x, w), 1e-11)
+
+
+@pytest.mark.parametrize(("shape", "axis"), [((3, 2), 1), ((4, 6, 50), 1), ((5, 34), 1), ((2, 20000), 1), ((40000,), 0)])
+def test_gated_linear_units_are_their_definition(shape, axis, rng):
+    halves = glu._Halves(axis, math.prod(shape[axis:]) // 2)
+    for dtype, rtol in ((np.float64, 1e-12), (np.float32, 1e-5)):
+        x = jnp.asarray(3 * rng.standard_normal(shape), dtype)
+        g = jnp.asarray(rng.standard_normal([n // 2 if i == axis else n for i, n in enumerate(shape)]), dtype)
+        _by_both(_slopes_of(halves, g), glu._glu, glu._as_defined, (x,), "jnn_glu_backward", rtol)
 
 
 @pytest.mark.parametrize(

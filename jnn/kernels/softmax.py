@@ -17,15 +17,21 @@ Arrays = tuple[Array, ...]
 
 
 class Form(NamedTuple):
-    """Whether the logarithm is taken, and the axis, from 0 on."""
+    """Whether the logarithm is taken, the axis, from 0 on, and whether it is of ``-x``."""
 
     log: bool
     axis: int
+    negated: bool = False
 
 
 def softmax(x: Array, axis: int = -1) -> Array:
     """``exp(x_i) / sum_j exp(x_j)`` along an axis."""
     return _along(Form(False, axis % x.ndim), x)[0]
+
+
+def softmin(x: Array, axis: int = -1) -> Array:
+    """The softmax of ``-x``."""
+    return _along(Form(False, axis % x.ndim, True), x)[0]
 
 
 def log_softmax(x: Array, axis: int = -1) -> Array:
@@ -54,12 +60,14 @@ def _softmax_jvp(axis: int, primals: tuple[Array], tangents: tuple[Array]) -> tu
 
 
 def _along_as_defined(form: Form, x: Array) -> Arrays:
+    x = -x if form.negated else x
     return (jax.nn.log_softmax(x, form.axis) if form.log else _softmax(x, form.axis),)
 
 
 def _along_slopes_as_defined(form: Form, g: Array, y: Array) -> Arrays:
     total = jnp.sum(g if form.log else y * g, form.axis, keepdims=True)
-    return (g - jnp.exp(y) * total if form.log else y * (g - total),)
+    slopes = g - jnp.exp(y) * total if form.log else y * (g - total)
+    return (-slopes if form.negated else slopes,)
 
 
 def _at_as_defined(_: Any, x: Array, index: Array) -> Arrays:
@@ -74,7 +82,7 @@ def _at_slopes_as_defined(_: Any, g: Array, x: Array, index: Array, most: Array,
 
 
 def _attributes(form: Form) -> dict[str, Any]:
-    return {"log": form.log, "axis": np.int64(form.axis)}
+    return form._asdict() | {"axis": np.int64(form.axis)}
 
 
 _along_forward = foreign("jnn_softmax", _along_as_defined, _attributes)

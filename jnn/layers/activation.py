@@ -15,6 +15,7 @@ import numpy as np
 from ..core import checks, dtypes
 from ..core.function import function
 from ..core.spec import Layer, layer
+from ..kernels import glu as gated
 from ..kernels import softplus as kernel
 
 Array = jax.Array
@@ -144,8 +145,7 @@ def glu(input: Array, dim: int = -1) -> Array:
     checks.require(
         input.shape[axis] % 2 == 0, "glu", "input must have an even size along dim", RuntimeError, dim=dim, **{"input.shape": input.shape}
     )
-    a, b = jnp.split(input, 2, axis)
-    return a * jax.nn.sigmoid(b)
+    return gated.glu(input, axis)
 
 
 @layer

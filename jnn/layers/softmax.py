@@ -54,7 +54,7 @@ def softmax(input: Array, dim: int | None = None, _stacklevel: int = 3, dtype: A
 @function(values=_warns("softmin"))
 def softmin(input: Array, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None) -> Array:
     """``exp(-x_i) / sum_j exp(-x_j)`` along ``dim``; arguments as :func:`softmax`."""
-    return _along(lambda x, axis: kernel.softmax(-x, axis), "softmin", input, dim, dtype)
+    return _along(kernel.softmin, "softmin", input, dim, dtype)
 
 
 @function(values=_warns("log_softmax"))

@@ -23,24 +23,24 @@ inline V greater(V a, V b) {
   return a > b ? a : b;
 }
 
-// The greatest of n numbers; NaN may be passed over.
+// The greatest of n numbers times `sign`; NaN may be passed over.
 template <class T>
-T most_of(int64_t n, const T* x) {
+T most_of(int64_t n, const T* x, T sign = 1) {
   constexpr T least = -std::numeric_limits<T>::infinity();
   Vector<T> found[kWays] = {broadcast(T{0}) + least, broadcast(T{0}) + least, broadcast(T{0}) + least, broadcast(T{0}) + least};
-  vectors<T>(n, [&](int64_t at, auto way, auto lanes) { found[way] = greater(lanes.keep(lanes.load(x + at), least), found[way]); });
+  vectors<T>(n, [&](int64_t at, auto way, auto lanes) { found[way] = greater(lanes.keep(sign * lanes.load(x + at), least), found[way]); });
   const Vector<T> all = greater(greater(found[0], found[1]), greater(found[2], found[3]));
   T most = all[0];
   for (int i = 1; i < kLanes<T>; ++i) most = greater(most, T(all[i]));
   return most;
 }
 
-// exp(x - most) of a row, which goes to y unless that is null, and the sum.
+// exp(sign x - most) of a row, which goes to y unless that is null, and the sum.
 template <bool written, class T>
-T exponentials(int64_t n, const T* x, T most, T* y) {
+T exponentials(int64_t n, const T* x, T most, T* y, T sign = 1) {
   Vector<T> sums[kWays] = {};
   vectors<T>(n, [&](int64_t at, auto way, auto lanes) {
-    const Vector<T> power = exp<T>(lanes.load(x + at) - most);
+    const Vector<T> power = exp<T>(sign * lanes.load(x + at) - most);
     if (written) lanes.store(y + at, power);
     sums[way] += lanes.keep(power);
   });
@@ -48,25 +48,25 @@ T exponentials(int64_t n, const T* x, T most, T* y) {
 }
 
 template <bool log, class T>
-void forward_row(int64_t n, const T* x, T* y, bool past) {
-  const T most = most_of(n, x), sum = exponentials<!log>(n, x, most, y);
+void forward_row(int64_t n, T sign, const T* x, T* y, bool past) {
+  const T most = most_of(n, x, sign), sum = exponentials<!log>(n, x, most, y, sign);
   const T off = std::log(sum), factor = 1 / sum;
   vectors<T>(n, [&](int64_t at, auto, auto lanes) {
-    if constexpr (log) lanes.store(y + at, (lanes.load(x + at) - most) - off, past);
+    if constexpr (log) lanes.store(y + at, (sign * lanes.load(x + at) - most) - off, past);
     else lanes.store(y + at, lanes.load(y + at) * factor);
   });
 }
 
-// y (g - sum(y g)), or of the logarithm y, g - exp(y) sum(g).
+// y (g - sum(y g)), or of the logarithm y, g - exp(y) sum(g), times `sign`.
 template <bool log, class T>
-void backward_row(int64_t n, const T* g, const T* y, T* dx, bool past) {
+void backward_row(int64_t n, T sign, const T* g, const T* y, T* dx, bool past) {
   Vector<T> sums[kWays] = {};
   vectors<T>(n, [&](int64_t at, auto way, auto lanes) { sums[way] += log ? lanes.load(g + at) : lanes.load(g + at) * lanes.load(y + at); });
   const T sum = total<T>(joined<T>(sums));
   vectors<T>(n, [&](int64_t at, auto, auto lanes) {
     const Vector<T> slope = lanes.load(g + at), value = lanes.load(y + at);
-    if constexpr (log) lanes.store(dx + at, slope - exp<T>(value) * sum, past);
-    else lanes.store(dx + at, value * (slope - sum), past);
+    if constexpr (log) lanes.store(dx + at, sign * (slope - exp<T>(value) * sum), past);
+    else lanes.store(dx + at, sign * value * (slope - sum), past);
   });
 }
 
@@ -85,11 +85,11 @@ Vector<T> sum_down(int64_t n, const Term& term) {
 
 // Neighbouring columns of n numbers each, `stride` apart, as many as there are lanes.
 template <bool log, class T, class Lanes>
-void forward_columns(int64_t n, int64_t stride, const Lanes& lanes, const T* x, T* y, bool past) {
-  Vector<T> most = lanes.load(x);
-  for (int64_t i = 1; i < n; ++i) most = greater(lanes.load(x + i * stride), most);
+void forward_columns(int64_t n, int64_t stride, T sign, const Lanes& lanes, const T* x, T* y, bool past) {
+  Vector<T> most = sign * lanes.load(x);
+  for (int64_t i = 1; i < n; ++i) most = greater(Vector<T>(sign * lanes.load(x + i * stride)), most);
   const Vector<T> sum = sum_down<T>(n, [&](int64_t i) {
-    const Vector<T> power = exp<T>(lanes.load(x + i * stride) - most);
+    const Vector<T> power = exp<T>(sign * lanes.load(x + i * stride) - most);
     if (!log) lanes.store(y + i * stride, power);
     return power;
   });
@@ -97,21 +97,21 @@ void forward_columns(int64_t n, int64_t stride, const Lanes& lanes, const T* x, 
   for (int lane = 0; log && lane < kLanes<T>; ++lane) off[lane] = std::log(sum[lane]);
   const Vector<T> factor = 1 / sum;
   for (int64_t i = 0; i < n; ++i) {
-    if constexpr (log) lanes.store(y + i * stride, (lanes.load(x + i * stride) - most) - off, past);
+    if constexpr (log) lanes.store(y + i * stride, (sign * lanes.load(x + i * stride) - most) - off, past);
     else lanes.store(y + i * stride, lanes.load(y + i * stride) * factor);
   }
 }
 
 template <bool log, class T, class Lanes>
-void backward_columns(int64_t n, int64_t stride, const Lanes& lanes, const T* g, const T* y, T* dx, bool past) {
+void backward_columns(int64_t n, int64_t stride, T sign, const Lanes& lanes, const T* g, const T* y, T* dx, bool past) {
   const Vector<T> sum = sum_down<T>(n, [&](int64_t i) {
     const Vector<T> slope = lanes.load(g + i * stride);
     return log ? slope : slope * lanes.load(y + i * stride);
   });
   for (int64_t i = 0; i < n; ++i) {
     const Vector<T> slope = lanes.load(g + i * stride), value = lanes.load(y + i * stride);
-    if constexpr (log) lanes.store(dx + i * stride, slope - exp<T>(value) * sum, past);
-    else lanes.store(dx + i * stride, value * (slope - sum), past);
+    if constexpr (log) lanes.store(dx + i * stride, sign * (slope - exp<T>(value) * sum), past);
+    else lanes.store(dx + i * stride, sign * value * (slope - sum), past);
   }
 }
 
@@ -149,36 +149,36 @@ ffi::Error by_column(Pool& pool, const In& x, int64_t axis, const Run& run) {
   });
 }
 
-ffi::Error forward(Pool pool, bool log, int64_t axis, In x, Out y) {
+ffi::Error forward(Pool pool, bool log, int64_t axis, bool negated, In x, Out y) {
   if (axis + 1 < int64_t(x.dimensions().size()))
     return by_column(pool, x, axis, [&](auto zero, int64_t begin, int64_t n, int64_t stride, const auto& lanes, bool past) {
       using T = decltype(zero);
       const T* from = data<T>(x) + begin;
-      T* to = data<T>(y) + begin;
-      log ? forward_columns<true>(n, stride, lanes, from, to, past) : forward_columns<false>(n, stride, lanes, from, to, past);
+      T *to = data<T>(y) + begin, sign = negated ? -1 : 1;
+      log ? forward_columns<true>(n, stride, sign, lanes, from, to, past) : forward_columns<false>(n, stride, sign, lanes, from, to, past);
     });
   return by_row(pool, x, [&](auto zero, int64_t row, int64_t n, bool past) {
     using T = decltype(zero);
     const T* from = data<T>(x) + row * n;
-    T* to = data<T>(y) + row * n;
-    log ? forward_row<true>(n, from, to, past) : forward_row<false>(n, from, to, past);
+    T *to = data<T>(y) + row * n, sign = negated ? -1 : 1;
+    log ? forward_row<true>(n, sign, from, to, past) : forward_row<false>(n, sign, from, to, past);
   });
 }
 
-ffi::Error backward(Pool pool, bool log, int64_t axis, In g, In y, Out dx) {
+ffi::Error backward(Pool pool, bool log, int64_t axis, bool negated, In g, In y, Out dx) {
   if (axis + 1 < int64_t(y.dimensions().size()))
     return by_column(pool, y, axis, [&](auto zero, int64_t begin, int64_t n, int64_t stride, const auto& lanes, bool past) {
       using T = decltype(zero);
       const T *slope = data<T>(g) + begin, *value = data<T>(y) + begin;
-      T* to = data<T>(dx) + begin;
-      log ? backward_columns<true>(n, stride, lanes, slope, value, to, past)
-          : backward_columns<false>(n, stride, lanes, slope, value, to, past);
+      T *to = data<T>(dx) + begin, sign = negated ? -1 : 1;
+      log ? backward_columns<true>(n, stride, sign, lanes, slope, value, to, past)
+          : backward_columns<false>(n, stride, sign, lanes, slope, value, to, past);
     });
   return by_row(pool, y, [&](auto zero, int64_t row, int64_t n, bool past) {
     using T = decltype(zero);
     const T *slope = data<T>(g) + row * n, *value = data<T>(y) + row * n;
-    T* to = data<T>(dx) + row * n;
-    log ? backward_row<true>(n, slope, value, to, past) : backward_row<false>(n, slope, value, to, past);
+    T *to = data<T>(dx) + row * n, sign = negated ? -1 : 1;
+    log ? backward_row<true>(n, sign, slope, value, to, past) : backward_row<false>(n, sign, slope, value, to, past);
   });
 }
 
@@ -207,12 +207,12 @@ ffi::Error backward_at(Pool pool, In g, In x, In index, In most, In off, Out dx)
 }
 
 auto bound() { return ffi::Ffi::Bind().Ctx<Pool>(); }
+auto along_axis() { return bound().Attr<bool>("log").Attr<int64_t>("axis").Attr<bool>("negated"); }
 
 }  // namespace
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(jnn_softmax, forward, bound().Attr<bool>("log").Attr<int64_t>("axis").Arg<In>().Ret<In>());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(jnn_softmax_backward, backward,
-                              bound().Attr<bool>("log").Attr<int64_t>("axis").Arg<In>().Arg<In>().Ret<In>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jnn_softmax, forward, along_axis().Arg<In>().Ret<In>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jnn_softmax_backward, backward, along_axis().Arg<In>().Arg<In>().Ret<In>());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jnn_log_softmax_at, forward_at, bound().Arg<In>().Arg<In>().Ret<In>().Ret<In>().Ret<In>());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jnn_log_softmax_at_backward, backward_at,
                               bound().Arg<In>().Arg<In>().Arg<In>().Arg<In>().Arg<In>().Ret<In>());
