@@ -114,6 +114,20 @@ def test_indices_out_of_range_give_nan_and_no_gradient(rng):
     assert np.isfinite(found[1]).all()
 
 
+@pytest.mark.parametrize("library", [True, False])
+def test_channel_shuffle(library, rng):
+    x = jnp.asarray(rng.standard_normal((3, 2, 12, 5, 7)))
+    g = jnp.asarray(rng.standard_normal(x.shape))
+    expected, back = (a.reshape(3, 2, *cut, 5, 7).swapaxes(2, 3).reshape(x.shape) for a, cut in ((x, (3, 4)), (g, (4, 3))))
+    jax.clear_caches()
+    with lowering(native=False, library=library):
+        # By sample as for all of them.
+        call = jax.jit(jax.vmap(lambda x, g: jax.vjp(lambda x: F.channel_shuffle(x, 3), x)[1](g)[0])).lower(x, g)
+        assert ("jnn_sample" in call.as_text()) == library
+        np.testing.assert_array_equal(call.compile()(x, g), back)
+        np.testing.assert_array_equal(F.channel_shuffle(x[0], 3), expected[0])
+
+
 def _sampled(x, grid):
     return F.grid_sample(x, grid, align_corners=False)
 

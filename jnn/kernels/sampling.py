@@ -18,6 +18,8 @@ Array = jax.Array
 
 # An index that stands for a row of the value for what is missing, as every index does that is out of range.
 MISSING = -1
+# Rows of fewer numbers are shuffled faster by XLA: half of the library's time for rows of one, 1.2 times it for rows of 49.
+_LEAST_ROW = 32
 # Channels from which on the gradient is faster with a pixel's channels side by side.
 _WIDE = 16
 
@@ -69,6 +71,26 @@ def bags(x: Array, index: Array, factors: Array | None = None, nothing: int | No
     form = form if nothing is None else form._replace(nothing=nothing)
     weight = jnp.ones((1,) * index.ndim, x.dtype) if factors is None else factors.astype(x.dtype)
     return sample(form, x[None], weight[None], index[None], bounds)[0]
+
+
+def shuffled(groups: int, x: Array) -> Array:
+    """The rows of ``x`` (*, V, D), which are in so many groups, one of each group in turn."""
+    return _shuffled(groups, x) if takes(x) and x.shape[-1] >= _LEAST_ROW else _shuffled_as_defined(groups, x)
+
+
+def _shuffled_as_defined(groups: int, x: Array) -> Array:
+    *outer, count, width = x.shape
+    return x.reshape(*outer, groups, count // groups, width).swapaxes(-2, -3).reshape(x.shape)
+
+
+def _shuffled_by_rows(groups: int, x: Array) -> Array:
+    # The rows are neighbours, which XLA would copy number by number.
+    count, width = x.shape[-2:]
+    samples = x.reshape(-1, count, width)
+    order = np.arange(count, dtype=np.int32).reshape(groups, count // groups).T.reshape(1, count, 1)
+    index = jnp.broadcast_to(order, (len(samples), count, 1))
+    form = Form(planes=False, missing=0.0, weighted=False)
+    return sample(form, samples, jnp.ones((1, 1, 1), x.dtype), index).reshape(x.shape)
 
 
 def _sample(form: Form, x: Array, weight: Array, index: Array, bounds: Array | None) -> Array:
@@ -130,3 +152,4 @@ _bilinear = multilinear(
     lambda form, g, weight, like, *known: _run_by_rows((form, like), g, weight, *known)[0],
     lambda form, g, x, like, *known: (_run_by_weight if form.weighted else _by_weight_of_one)((form, like), g, x, *known)[0],
 )
+_shuffled = multilinear(_shuffled_by_rows, lambda groups, g, _: _shuffled(g.shape[-2] // groups, g), by_sample=lambda groups: groups)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from ..core import checks
 from ..core.function import function
 from ..core.spec import Layer, layer
+from ..kernels import sampling
 
 Array = jax.Array
 
@@ -141,7 +142,7 @@ def channel_shuffle(input: Array, groups: int) -> Array:
     checks.require(
         channels % groups == 0, "channel_shuffle", "groups must divide the channels", RuntimeError, channels=channels, groups=groups
     )
-    return input.reshape(n, groups, channels // groups, *space).swapaxes(1, 2).reshape(input.shape)
+    return sampling.shuffled(groups, input.reshape(n, channels, math.prod(space))).reshape(input.shape)
 
 
 @layer
