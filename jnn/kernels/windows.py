@@ -139,9 +139,14 @@ def _maximum_by_place(
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _values_by_place(windows: tuple[Window | Bins, ...] | None, found: bool, x: Array, places: list[Array]) -> Array:
-    """The values, as they are ``found`` beside their places; those of even windows by themselves are XLA's, which is faster."""
-    by_library = windows and _in_library(x, windows) and (found or _are_bins(windows, x))
-    return _maxima(windows, x)[0] if by_library else _maximum(x, windows or places, False)[0]
+    """The values, as they are ``found`` beside their places or, which is faster, by themselves."""
+    if windows is None or not _in_library(x, windows):
+        return _maximum(x, windows or places, False)[0]
+    if found or _are_bins(windows, x):
+        return _maxima(windows, x)[0]
+    # XLA is faster where no window reads what another does.
+    overlap = any(isinstance(w, Window) and w.size > w.stride for w in windows)
+    return _values_of_windows(windows, x)[0] if overlap else _maximum(x, windows, False)[0]
 
 
 @_values_by_place.defjvp
@@ -211,7 +216,12 @@ def _attributes_of_bins(bins: tuple[Window | Bins, ...]) -> dict[str, Any]:
     return {"starts": starts, "sizes": sizes, "axes": np.int64(len(bins))}
 
 
+def _values_as_defined(windows: tuple[Window, ...], x: Array) -> Arrays:
+    return (_maximum(x, windows, False)[0],)
+
+
 _maxima_of_windows = foreign("jnn_maxima", _as_found, _attributes)
+_values_of_windows = foreign("jnn_maxima", _values_as_defined, _attributes)
 _maxima_of_bins = foreign("jnn_maxima_of_bins", _as_found, _attributes_of_bins)
 
 

@@ -37,8 +37,8 @@ inline V exchanged_of(V v, std::index_sequence<i...>) {
   return __builtin_shufflevector(v, v, (i ^ half)...);
 }
 
-// The greatest so far, the first of equal ones, and where it stands; NaN, the last one, once there is any.
-template <class T>
+// The greatest so far, the first of equal ones, and, `placed`, where it stands; NaN, the last one, once there is any.
+template <class T, bool placed = true>
 struct Greatest {
   Vector<T> value;
   Integers<T> place;
@@ -46,7 +46,7 @@ struct Greatest {
   void see(Vector<T> other, Integers<T> there) {
     const Integers<T> better = (other > value) | (other != other);
     value = select<T>(better, other, value);
-    place = better ? there : place;
+    if constexpr (placed) place = better ? there : place;
   }
 
   // The greater of two, wherever each stands.
@@ -100,9 +100,10 @@ class Row {
   }
 
   // Those of the windows from i on. Places are of the row that begins at the place `base`.
-  Greatest<T> from(int64_t i, int64_t base) const {
+  template <bool placed>
+  Greatest<T, placed> from(int64_t i, int64_t base) const {
     const auto every = numbered<T>(std::make_index_sequence<kLanes<T>>()) * static_cast<Integer>(axis_.stride);
-    Greatest<T> found{broadcast(-std::numeric_limits<T>::infinity()), load<Integer>(first_.get() + i)};
+    Greatest<T, placed> found{broadcast(-std::numeric_limits<T>::infinity()), load<Integer>(first_.get() + i)};
     for (const Tap& tap : taps_)
       found.see(load(line(tap.phase) + tap.shift + i), every + static_cast<Integer>(i * axis_.stride + tap.from));
     found.place += static_cast<Integer>(base);
@@ -136,14 +137,14 @@ void store_places(int32_t* to, Integers<T> places, int64_t count) {
 }
 
 // Maxima of planes, one after another, each of whose rows is read once.
-template <class T>
+template <class T, bool placed>
 class Planes {
  public:
   explicit Planes(const Axes& axes)
       : axes_(axes),
         row_(axes[2]),
         vectors_(whole<T>(axes[2].out) / kLanes<T>),
-        along_(memory<Greatest<T>>(axes[0].in * axes[1].in * vectors_)) {}
+        along_(memory<Found>(axes[0].in * axes[1].in * vectors_)) {}
 
   void run(const T* x, T* values, int32_t* places) {
     const auto& [depths, rows, columns] = axes_;
@@ -153,30 +154,33 @@ class Planes {
         const int64_t last = depths.place(d, depths.end(d) - 1) * rows.in + rows.place(r, rows.end(r) - 1);
         for (; done <= last; ++done) read(done, x + done * columns.in);
         for (int64_t v = 0; v < vectors_; ++v) {
-          const Greatest<T> greatest = across(d, r, v);
+          const Found greatest = across(d, r, v);
           // What is written behind a row is overwritten.
           const int64_t at = v * kLanes<T>, count = std::min<int64_t>(kLanes<T>, left - at);
           store_some(values + at, greatest.value, count);
-          store_places<T>(places + at, greatest.place, count);
+          if constexpr (placed) store_places<T>(places + at, greatest.place, count);
         }
-        left -= columns.out, values += columns.out, places += columns.out;
+        left -= columns.out, values += columns.out;
+        if constexpr (placed) places += columns.out;
       }
   }
 
  private:
+  using Found = Greatest<T, placed>;
+
   void read(int64_t row, const T* x) {
     row_.read(x);
-    for (int64_t v = 0; v < vectors_; ++v) along_[row * vectors_ + v] = row_.from(v * kLanes<T>, row * axes_[2].in);
+    for (int64_t v = 0; v < vectors_; ++v) along_[row * vectors_ + v] = row_.template from<placed>(v * kLanes<T>, row * axes_[2].in);
   }
 
   // The greatest of those of the rows in a window.
-  Greatest<T> across(int64_t d, int64_t r, int64_t v) const {
+  Found across(int64_t d, int64_t r, int64_t v) const {
     const auto& [depths, rows, columns] = axes_;
-    Greatest<T> found;
+    Found found;
     bool any = false;
     for (int64_t i = depths.first(d); i < depths.end(d); ++i)
       for (int64_t j = rows.first(r); j < rows.end(r); ++j) {
-        const Greatest<T>& row = along_[(depths.place(d, i) * rows.in + rows.place(r, j)) * vectors_ + v];
+        const Found& row = along_[(depths.place(d, i) * rows.in + rows.place(r, j)) * vectors_ + v];
         if (any) found.see(row.value, row.place);
         else found = row;
         any = true;
@@ -187,7 +191,7 @@ class Planes {
   const Axes axes_;
   Row<T> row_;
   const int64_t vectors_;
-  const Memory<Greatest<T>> along_;
+  const Memory<Found> along_;
 };
 
 // A run of neighbours along an axis for each bin, which may overlap.
@@ -293,20 +297,24 @@ class BinsBySide {
   const Memory<T> x_;
 };
 
-// x (*, *in) to the maxima (*, *out) and their places. The attributes are of its last axes.
+// x (*, *in) to the maxima (*, *out) and, where they are wanted, their places. The attributes are of its last axes.
 ffi::Error maxima(Pool pool, Span size, Span stride, Span dilation, Span before, ffi::AnyBuffer x, ffi::Result<ffi::AnyBuffer> values,
-                  ffi::ResultBuffer<ffi::S32> places) {
+                  ffi::RemainingRets rest) {
   Axes axes;
   for (size_t i = 0; i < size.size(); ++i) {
     const auto of = [&](auto dimensions) { return dimensions[dimensions.size() - size.size() + i]; };
     axes[3 - size.size() + i] = {of(x.dimensions()), of(values->dimensions()), size[i], stride[i], dilation[i], before[i]};
   }
   const int64_t in = axes[0].in * axes[1].in * axes[2].in, out = axes[0].out * axes[1].out * axes[2].out;
+  int32_t* places = rest.size() ? (*rest.get<ffi::Buffer<ffi::S32>>(0))->typed_data() : nullptr;
   return by_type(x.element_type(), [&](auto zero) {
     using T = decltype(zero);
     by_task(pool, x.element_count() / in, in, 1, [&](int64_t begin, int64_t end) {
-      Planes<T> planes(axes);
-      for (int64_t i = begin; i < end; ++i) planes.run(data<T>(x) + i * in, data<T>(values) + i * out, places->typed_data() + i * out);
+      const auto each = [&](auto planes) {
+        for (int64_t i = begin; i < end; ++i)
+          planes.run(data<T>(x) + i * in, data<T>(values) + i * out, places ? places + i * out : nullptr);
+      };
+      places ? each(Planes<T, true>(axes)) : each(Planes<T, false>(axes));
     });
   });
 }
@@ -354,7 +362,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jnn_maxima, maxima,
                                   .Attr<Span>("before")
                                   .Arg<ffi::AnyBuffer>()
                                   .Ret<ffi::AnyBuffer>()
-                                  .Ret<ffi::Buffer<ffi::S32>>());
+                                  .RemainingRets());
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jnn_maxima_of_bins, maxima_of_bins,
                               ffi::Ffi::Bind()
