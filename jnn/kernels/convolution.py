@@ -37,6 +37,8 @@ _CHANNELS = 16
 # up, are so many times as large as the kernel.
 _OUTPUTS_A_CHANNEL = 6
 _MOST_ZEROS = 1.7
+# Of so many places at most the library's gradient of a piece is faster: 0.47 to 0.85 of the time of 2 x 2, 1.15 of 4 x 4, 3 of 16 x 16.
+_FEW_PLACES = 8
 # The form that the library takes where it can, "patches", "slabs", "winograd", "outputs" or "channels"; it chooses where none is named.
 _LIBRARY_FORM = ""
 
@@ -199,8 +201,11 @@ def _as_linear(product: Callable[[Array, Array], Array], a: Array, b: Array, sha
 
 
 def _in_pieces(geometry: Geometry, w: Array | Like) -> bool:
-    """Whether outputs read pieces of the input that do not overlap, of few channels: its gradient is a matmul and a transposition."""
-    return tuple(w.shape[2:]) == geometry.stride and w.shape[1] < _CHANNELS and geometry.groups == 1 and not _LIBRARY_FORM
+    """Whether outputs read pieces of the input that do not overlap, of few channels and many places: its gradient is a matmul and a
+    transposition."""
+    kernel = tuple(w.shape[2:])
+    pieces = kernel == geometry.stride and math.prod(kernel) > _FEW_PLACES
+    return pieces and w.shape[1] < _CHANNELS and geometry.groups == 1 and not _LIBRARY_FORM
 
 
 def _value(geometry: Geometry, x: Array, w: Array) -> Array:

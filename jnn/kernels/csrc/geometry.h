@@ -39,6 +39,20 @@ struct Grid {
     return least;
   }
 
+  // How many taps from one on are neighbours along a row.
+  int64_t neighbours(int64_t tap) const {
+    auto follows = [&](size_t next) {
+      const Ints &offset = taps[next].offset, &before = taps[next - 1].offset;
+      return offset == Ints{before[0], before[1], before[2] + 1};
+    };
+    size_t next = tap + 1;
+    while (next < taps.size() && follows(next)) ++next;
+    return next - tap;
+  }
+
+  // Whether places are read in such steps that few of those in a vector's reach are.
+  bool far() const { return in_step[2] > 2; }
+
   // The places along a dimension for which an offset is inside the input.
   Range inside(int d, int64_t offset) const {
     const int64_t step = in_step[d], first = offset < 0 ? std::min((step - 1 - offset) / step, places[d]) : 0;

@@ -10,6 +10,7 @@
 #include "parallel.h"
 #include "products.h"
 #include "tasks.h"
+#include "transpose.h"
 #include "vector.h"
 #include "weights.h"
 
@@ -55,9 +56,17 @@ class Block {
     for (int64_t at = filled; filled && at < width; at += kLanes<T>) gaps_.push_back((end - begin) / width * pitch + at);
   }
 
-  // What the places read of the channel that begins at `channel`, into their slots. Up to a vector behind a part is written too.
-  void copy(const T* channel, int64_t tap, T* to) const {
+  // How many taps from one on are copied at a time: neighbours, where few of those that a vector has in reach are of one tap.
+  int64_t together(int64_t tap) const {
+    const int64_t count = grid_.far() ? std::min<int64_t>(kLanes<T>, grid_.neighbours(tap)) : 1;
+    return count > kFew ? count : 1;
+  }
+
+  // What the places read of the channel that begins at `channel`, for taps from one on, each `pitch` behind the other, into their slots. Up
+  // to a vector behind the last part is written too.
+  void copy(const T* channel, int64_t tap, int64_t taps, T* to, int64_t pitch) const {
     const Read* read = reads_.data() + tap * runs_.size();
+    if (taps > 1) return copy_together(channel, read, taps, to, pitch);
     const int64_t step = grid_.in_step[2];
     for (const Run& run : runs_) {
       store(to + run.slot, load_masked(channel + read->from, read->mask, step));
@@ -78,6 +87,23 @@ class Block {
   }
 
  private:
+  void copy_together(const T* channel, const Read* first, int64_t taps, T* to, int64_t pitch) const {
+    // What gaps write behind a part is overwritten.
+    for (int64_t t = 0; t < taps; ++t)
+      for (int64_t slot : gaps_) store(to + t * pitch + slot, Vector<T>{});
+    const int64_t step = grid_.in_step[2], count = runs_.size();
+    for (const Run& run : runs_) {
+      const Mask all = between(0, run.count);
+      const bool inside = first->mask == all && first[(taps - 1) * count].mask == all;
+      if (inside) transpose(channel + first->from, step, run.count, taps, to + run.slot, pitch);
+      for (int64_t t = 0; t < taps && !inside; ++t) {
+        const Read& read = first[t * count];
+        store_masked(to + t * pitch + run.slot, load_masked(channel + read.from, read.mask, step), all, 1);
+      }
+      ++first;
+    }
+  }
+
   Read read(const Run& run, const Tap& tap, int64_t in_channels) const {
     int64_t from = run.image * in_channels;
     bool inside = true;
@@ -128,7 +154,11 @@ void convolve(Pool& pool, const Channels& c, const Grid& grid, const T* x, const
       const T* factors = weights.get() + group * c.out * depth;
       for (int64_t k = 0; k == 0 || k < depth; k += kDepth) {
         const int64_t terms = std::min(kDepth, depth - k);
-        for (int64_t i = 0; i < terms; ++i) block.copy(input + (k + i) / taps * in_size, (k + i) % taps, patches.get() + i * width);
+        for (int64_t i = 0, count; i < terms; i += count) {
+          const int64_t channel = (k + i) / taps, tap = (k + i) % taps;
+          count = std::min(block.together(tap), terms - i);
+          block.copy(input + channel * in_size, tap, count, patches.get() + i * width, width);
+        }
         for (int64_t r = first; r < last; ++r) {
           const int64_t o = rows.begin(r), count = rows.size(r);
           T* to = sums.get() + (o - row) * block_size;
