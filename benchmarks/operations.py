@@ -139,6 +139,7 @@ OPS = [
     conv((16, 96, 28, 28), (96, 1, 3, 3), padding=1, stride=2, groups=96),
     conv((16, 384, 7, 7), (384, 1, 5, 5), padding=2, groups=384),
     conv((1, 1, 28, 28), (6, 1, 5, 5)),
+    conv((8, 3, 224, 224), (96, 3, 16, 16), stride=16),
     conv((16, 64, 256), (128, 64, 3), padding=1),
     conv((16, 64, 256), (64, 64, 9), padding=8, dilation=2),
     conv((16, 128, 200), (128, 1, 7), padding=3, groups=128),
@@ -157,6 +158,7 @@ OPS = [
     pool("avg", (16, 64, 32, 32), 3, 2, 1),
     Op("adaptive_avg_pool2d 7", ((16, 128, 28, 28),), lambda F, x: F.adaptive_avg_pool2d(x, 7), lambda x: O.adaptive_avg_pool(x, 7)),
     Op("adaptive_max_pool2d 5", ((16, 128, 28, 28),), lambda F, x: F.adaptive_max_pool2d(x, 5)),
+    Op("adaptive_max_pool2d 85 to 7", ((4, 64, 85, 85),), lambda F, x: F.adaptive_max_pool2d(x, 7)),
     Op("lp_pool2d 2", ((16, 64, 32, 32),), lambda F, x: F.lp_pool2d(x, 2.0, 2)),
     Op("unfold 3x3", ((8, 32, 32, 32),), lambda F, x: F.unfold(x, 3, padding=1), lambda x: O.unfold(x, 3, 1)),
     Op("unfold 4x4 s4", ((16, 3, 64, 64),), lambda F, x: F.unfold(x, 4, stride=4), lambda x: O.unfold(x, 4, stride=4)),
@@ -164,6 +166,8 @@ OPS = [
     linear((256, 1024), 1024),
     linear((8, 128, 512), 2048),
     linear((32, 4096), 4096),
+    linear((34, 1446), 16),
+    linear((4096, 256), 1),
     Op(
         "bilinear", ((128, 64), (128, 64), (32, 64, 64)), lambda F, *a: F.bilinear(*a), lambda a, b, w: jnp.einsum("ni,oij,nj->no", a, w, b)
     ),
@@ -207,6 +211,7 @@ OPS = [
     elementwise("log_softmax", jax.nn.log_softmax, -1),
     elementwise("softmax", jax.nn.softmax, -1),
     elementwise("normalize", None),
+    elementwise("glu", None),
     Op(
         "interpolate bilinear x2",
         ((8, 32, 32, 32),),
@@ -214,6 +219,7 @@ OPS = [
         lambda x: O.resize(x, 64, "bilinear"),
     ),
     Op("interpolate nearest x2", ((8, 32, 32, 32),), lambda F, x: F.interpolate(x, size=64), lambda x: O.resize(x, 64, "nearest")),
+    Op("interpolate nearest 18 to 9", ((2, 64, 18, 18, 18),), lambda F, x: F.interpolate(x, size=9)),
     Op("interpolate bicubic x2", ((4, 16, 32, 32),), lambda F, x: F.interpolate(x, size=64, mode="bicubic")),
     Op("interpolate bicubic 64 to 150", ((4, 3, 64, 64),), lambda F, x: F.interpolate(x, size=150, mode="bicubic")),
     Op(
@@ -223,7 +229,11 @@ OPS = [
         lambda x: O.resize(x, 100, "bilinear"),
     ),
     Op("grid_sample", ((8, 32, 32, 32), (8, 32, 32, 2)), lambda F, x, g: F.grid_sample(x, g, align_corners=False)),
+    Op("grid_sample 40 to 8", ((16, 64, 40, 40), (16, 8, 8, 2)), lambda F, x, g: F.grid_sample(x, g, align_corners=False)),
+    Op("grid_sample bicubic", ((1, 3, 224, 224), (1, 224, 224, 2)), lambda F, x, g: F.grid_sample(x, g, "bicubic", align_corners=False)),
+    Op("channel_shuffle 4", ((4, 32, 47, 47),), lambda F, x: F.channel_shuffle(x, 4)),
     Op("pixel_shuffle 2", ((8, 64, 32, 32),), lambda F, x: F.pixel_shuffle(x, 2), lambda x: O.pixel_shuffle(x, 2)),
+    Op("pad 1", ((16, 16, 64, 64),), lambda F, x: F.pad(x, (1, 1, 1, 1)), lambda x: jnp.pad(x, [(0, 0)] * 2 + [(1, 1)] * 2)),
     Op(
         "pad reflect",
         ((8, 64, 32, 32),),
