@@ -2,13 +2,13 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstring>
 #include <limits>
 #include <tuple>
 #include <type_traits>
 
 #include "buffers.h"
 #include "functions.h"
+#include "lanes.h"
 #include "memory.h"
 #include "parallel.h"
 #include "sampling.h"
@@ -74,21 +74,6 @@ struct Grid {
   }
 };
 
-template <class T>
-using Truth = decltype(Vector<T>{} < Vector<T>{});
-template <class T>
-struct NarrowOf {
-  typedef int32_t type __attribute__((vector_size(4 * kLanes<T>)));
-};
-template <class T>
-using Narrow = typename NarrowOf<T>::type;
-
-// The first `count` lanes.
-template <class V>
-void store_narrow(int32_t* to, V v, int64_t count) {
-  count * 4 == sizeof v ? std::memcpy(to, &v, sizeof v) : std::memcpy(to, &v, count * 4);
-}
-
 // Along one axis, for a vector of points: the elements, their weights, and how much these grow with the point's coordinate.
 template <class T, int taps>
 struct Taps {
@@ -102,12 +87,12 @@ void bring_inside(const Form& form, int64_t size, Vector<T>& x, Vector<T>& slope
   if (form.padding == kReflection) {
     const T low = form.aligned ? T(0) : T(-.5), span = form.aligned ? size - 1 : size;
     const Vector<T> offset = x - low, away = absolute<T>(offset), turns = floored<T>(away / span), rest = away - turns * span;
-    const Truth<T> back = turns - T{2} * floored<T>(turns * T(.5)) != T{0};
+    const Integers<T> back = turns - T{2} * floored<T>(turns * T(.5)) != T{0};
     x = span == 0 ? Vector<T>{} : select<T>(back, span - rest, rest) + low;
     slope *= select<T>(back ^ (offset < T{0}), broadcast(T{-1}), broadcast(T{1}));
   }
   const T most = size - 1;
-  const Truth<T> above = x > T{0}, below = x < most;
+  const Integers<T> above = x > T{0}, below = x < most;
   slope = select<T>(above & below, slope, Vector<T>{});
   x = select<T>(above, select<T>(below, x, broadcast(most)), Vector<T>{});
 }
@@ -152,6 +137,7 @@ Taps<T, count> taps_of(const Form& form, int64_t size, Vector<T> coordinate) {
 // The taps of a vector of points along all axes. Tap t of a point is one of each axis', the last axis' changing first.
 template <class T, int taps, int axes>
 struct Vectors {
+  using Integer = std::make_signed_t<Bits<T>>;
   Taps<T, taps> along[axes];
   const int64_t* sizes;
   static constexpr int kTaps = axes == 2 ? taps * taps : taps * taps * taps;
@@ -173,17 +159,17 @@ struct Vectors {
   }
 
   // Of the elements in order, or -1 where there is none.
-  Narrow<T> index(int t) const {
-    Truth<T> exists = Truth<T>{} == 0;
-    Narrow<T> index{};
+  Integers<T> index(int t) const {
+    Integers<T> exists = Integers<T>{} == 0;
+    Integers<T> index{};
     for (int a = 0; a < axes; ++a) {
       const Vector<T> place = along[a].place[of(t, a)];
-      const Truth<T> inside = (place >= T{0}) & (place <= T(sizes[a] - 1));
+      const Integers<T> inside = (place >= T{0}) & (place <= T(sizes[a] - 1));
       const Vector<T> known = select<T>(inside, place, Vector<T>{});
-      index = index * static_cast<int32_t>(sizes[a]) + __builtin_convertvector(known, Narrow<T>);
+      index = index * static_cast<Integer>(sizes[a]) + __builtin_convertvector(known, Integers<T>);
       exists &= inside;
     }
-    return index | ~__builtin_convertvector(exists, Narrow<T>);
+    return index | ~exists;
   }
 
   Vector<T> weight(int t) const {
@@ -224,15 +210,14 @@ struct Terms {
 #pragma GCC unroll 16
       for (int t = 0; t < vectors.kTaps; ++t) {
         const int64_t at = n * grid.entries() + t * grid.apart() + first;
-        const Narrow<T> elements = vectors.index(t);
-        store_narrow(index.get() + at, elements, places);
+        store_narrow<T>(index.get() + at, vectors.index(t), places);
         if (weight) store_some(weight.get() + at, vectors.weight(t), places);
       }
     });
   }
 };
 
-// Whether weights matter: those of the nearest are 1.
+// Whether weights matter: that of the nearest is 1.
 bool weighted(const Form& form) { return form.taps > 1; }
 
 ffi::Error sample(Pool pool, ffi::AnyBuffer x, ffi::AnyBuffer points, ffi::Result<ffi::AnyBuffer> y, int64_t taps, int64_t padding,

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 #include <type_traits>
 #include <utility>
 
@@ -30,6 +31,14 @@ inline void streamed() {
 
 template <class T>
 using Integers = Vector<std::make_signed_t<Bits<T>>>;
+
+// The first `count` of integers of the size of T, as integers of 32 bits.
+template <class T>
+inline void store_narrow(int32_t* to, Integers<T> v, int64_t count) {
+  typedef int32_t Narrow __attribute__((vector_size(4 * kLanes<T>)));
+  const Narrow narrow = __builtin_convertvector(v, Narrow);
+  count == kLanes<T> ? std::memcpy(to, &narrow, sizeof narrow) : std::memcpy(to, &narrow, count * sizeof(int32_t));
+}
 
 // All lanes of a vector, and the first few. `past` the cache they are streamed.
 template <class T>

@@ -22,6 +22,8 @@ using Out = ffi::Result<ffi::AnyBuffer>;
 constexpr int64_t kTilesAtOnce = kRegisters == 32 ? 8 : 12;
 // Terms of a sum that are added up before the next.
 constexpr int64_t kDepth = 512, kDepthOfRows = 1024;
+// Of the terms of a sum at most: not by threads, of which no result depends.
+constexpr int64_t kMostParts = 8;
 // Products of a dot that take as long as copying a number.
 constexpr int64_t kDotWork = 8;
 // Of up to so many sums, of so many terms at least, factors are not put in order.
@@ -170,10 +172,10 @@ void multiply_rows(Pool& pool, const Factor<T>& a, const Factor<T>& b, int64_t d
   });
 }
 
-// c and the sums of a, of factors that are both across, by parts of the terms: each thread its own, which are added up.
+// c and the sums of a, of factors that are both across, by parts of the terms, which are added up.
 template <class T>
 void multiply_terms(Pool& pool, const Factor<T>& a, const Factor<T>& b, int64_t depth, T* c, T* totals) {
-  const Parts parts(depth, std::max(kDepth, depth / (2 * pool.num_threads())));
+  const Parts parts(depth, std::max(kDepth, depth / kMostParts));
   const int64_t size = a.rows * b.rows, own = size + a.rows;
   const Memory<T> sums = memory<T>(parts.parts * own);
   parallel(pool, parts.parts, [&](int64_t part) {

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
-#include <cstring>
 #include <limits>
 #include <vector>
 
@@ -129,13 +128,6 @@ class Row {
 // Depths, rows and columns.
 using Axes = std::array<Axis, 3>;
 
-template <class T>
-void store_places(int32_t* to, Integers<T> places, int64_t count) {
-  typedef int32_t Narrow __attribute__((vector_size(4 * kLanes<T>)));
-  const Narrow narrow = __builtin_convertvector(places, Narrow);
-  std::memcpy(to, &narrow, count * sizeof(int32_t));
-}
-
 // Maxima of planes, one after another, each of whose rows is read once.
 template <class T, bool placed>
 class Planes {
@@ -158,7 +150,7 @@ class Planes {
           // What is written behind a row is overwritten.
           const int64_t at = v * kLanes<T>, count = std::min<int64_t>(kLanes<T>, left - at);
           store_some(values + at, greatest.value, count);
-          if constexpr (placed) store_places<T>(places + at, greatest.place, count);
+          if constexpr (placed) store_narrow<T>(places + at, greatest.place, count);
         }
         left -= columns.out, values += columns.out;
         if constexpr (placed) places += columns.out;
