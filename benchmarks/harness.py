@@ -62,14 +62,14 @@ def in_turns(forms: Mapping[str, Callable[[], Any]], budget_s: float = 1.5, roun
     order, start = [name for name, seconds in once.items() if seconds < _LONG_S], time.perf_counter()
     gc.disable()
     try:
-        while len(samples[order[0]]) < rounds or time.perf_counter() - start < budget_s:
+        while order and (len(samples[order[0]]) < rounds or time.perf_counter() - start < budget_s):
             for name in order:
                 _mean_seconds(forms[name], _UNTIMED_S)
                 samples[name].append(_mean_seconds(forms[name], _SAMPLE_S))
             order.reverse()
     finally:
         gc.enable()
-    taken = len(samples[order[0]])
+    taken = len(samples[order[0]]) if order else rounds
     return {name: seen or [once[name]] * taken for name, seen in samples.items()}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from .foreign import Arrays, differentiable, foreign
+from .foreign import Arrays, differentiable, foreign, takes
 from .multilinear import Like
 from .varying import transposed
 
@@ -19,7 +20,7 @@ Array = jax.Array
 Extend = Callable[[Array, int, int, int], Array]
 
 
-class Fill(NamedTuple):
+class _Fill(NamedTuple):
     """Extends by a number."""
 
     value: float
@@ -29,7 +30,7 @@ class Fill(NamedTuple):
 
 
 # What stands for the number that is filled in among the indices of elements.
-_FILLED = Fill(-1)
+_FILLED = _Fill(-1)
 
 
 class _Extension(NamedTuple):
@@ -46,6 +47,16 @@ def extended(extend: Extend, x: Array, sides: tuple[tuple[int, int, int], ...]) 
     return _extended(_Extension(extend, sides, x.shape[before:], before), x)[0]
 
 
+def filled(x: Array, value: Any, sides: tuple[tuple[int, int, int], ...]) -> Array:
+    """``x`` extended by the number ``value`` along each of ``sides``, of any number of axes."""
+    # A program for 0 is found again for -0, which is equal to it.
+    negative_zero = isinstance(value, float) and value == 0 and math.copysign(1, value) < 0
+    if isinstance(value, int | float) and not negative_zero and 1 <= len(sides) <= 3 and takes(x):
+        return extended(_Fill(float(value)), x, sides)
+    widths = [(0, 0, 0)] * (x.ndim - len(sides)) + [(low, high, 0) for _, low, high in sides[::-1]]
+    return lax.pad(x, jnp.asarray(value).astype(x.dtype), widths)
+
+
 def _definition(static: _Extension, x: Array) -> Arrays:
     for side in static.sides:
         x = static.extend(x, *side)
@@ -60,7 +71,7 @@ def _as_rows(static: _Extension, x: Array) -> Arrays:
 
 def _indices(static: _Extension) -> dict[str, Any]:
     """Which elements of each axis the extended one reads, and what is filled in."""
-    fill = static.extend if isinstance(static.extend, Fill) else None
+    fill = static.extend if isinstance(static.extend, _Fill) else None
     extend = static.extend if fill is None else _FILLED
     read = {axis: (low, high) for axis, low, high in static.sides}
     with jax.ensure_compile_time_eval():

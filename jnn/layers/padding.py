@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -13,8 +12,7 @@ from jax import lax
 from ..core import checks
 from ..core.function import function
 from ..core.spec import Layer, layer
-from ..kernels.foreign import takes
-from ..kernels.padding import Fill, extended
+from ..kernels.padding import extended, filled
 
 Array = jax.Array
 
@@ -45,7 +43,7 @@ def pad(input: Array, pad: Sequence[int], mode: str = "constant", value: float |
     fits = all(input.shape[axis] + low + high >= 0 for axis, low, high in sides)
     checks.require(fits, "pad", "a negative pad must leave no dimension below 0", RuntimeError, **shapes)
     if mode == "constant":
-        return _fill(input, sides, 0 if value is None else value)
+        return filled(input, 0 if value is None else value, tuple(sides))
     extend = _EXTEND.get(mode)
     if extend is None:
         checks.fail("pad", "mode must be constant, reflect, replicate or circular", NotImplementedError, mode=mode)
@@ -53,15 +51,6 @@ def pad(input: Array, pad: Sequence[int], mode: str = "constant", value: float |
     known = 1 <= len(sides) <= 3 and input.ndim - len(sides) in (1, 2)
     checks.require(known, "pad", f"mode {mode!r} pads the last n dimensions of n + 1 or n + 2, n <= 3", NotImplementedError, **shapes)
     return extended(extend, input, tuple(sides))
-
-
-def _fill(x: Array, sides: Sequence[tuple[int, int, int]], value: Any) -> Array:
-    # Equal to 0, but not the same.
-    negative_zero = isinstance(value, float) and value == 0 and math.copysign(1, value) < 0
-    if isinstance(value, int | float) and not negative_zero and 1 <= len(sides) <= 3 and takes(x):
-        return extended(Fill(float(value)), x, tuple(sides))
-    widths = [(0, 0, 0)] * (x.ndim - len(sides)) + [(low, high, 0) for _, low, high in sides[::-1]]
-    return lax.pad(x, jnp.asarray(value).astype(x.dtype), widths)
 
 
 def _crop(x: Array, axis: int, low: int, high: int) -> Array:

@@ -153,6 +153,7 @@ struct Vectors {
     for (int a = 0; a < axes; ++a) along[a] = taps_of<T, taps>(grid.form, sizes[a], coordinates[a]);
   }
 
+  // Which of an axis' taps is that of tap t: digits of as many bits as count an axis' taps, 1, 2 or 4.
   static int of(int t, int axis) {
     constexpr int bits = taps / 2;
     return t >> bits * (axes - 1 - axis) & (taps - 1);

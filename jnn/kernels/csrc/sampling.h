@@ -264,10 +264,14 @@ class Blocks {
     const int64_t part = task % each_.parts;
     return {task / each_.parts, each_.begin(part), each_.size(part)};
   }
-  Rows<const T> pixels(const Block& block, const T* x) const { return at(block, x, problem_.count); }
-  Rows<T> pixels(const Block& block, T* x) const { return at(block, x, problem_.count); }
-  Rows<const T> places(const Block& block, const T* y) const { return at(block, y, problem_.places); }
-  Rows<T> places(const Block& block, T* y) const { return at(block, y, problem_.places); }
+  template <class U>
+  Rows<U> pixels(const Block& block, U* x) const {
+    return at(block, x, problem_.count);
+  }
+  template <class U>
+  Rows<U> places(const Block& block, U* y) const {
+    return at(block, y, problem_.places);
+  }
 
  private:
   template <class U>
