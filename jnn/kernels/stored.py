@@ -26,12 +26,27 @@ def stored(x: Array, always: bool = False) -> Array:
 
     Or a product of matrices, ``always`` and not only a large one: XLA would else turn a transposition of it into others of its factors.
     """
-    return _stored.bind(x) if (always or count(x.shape) >= _LEAST) and jnp.issubdtype(x.dtype, jnp.floating) else x
+    return _stored.bind(x, value=True, transposed=True) if (always or large(x)) and jnp.issubdtype(x.dtype, jnp.floating) else x
 
 
-def _lower(context: Any, x: ir.Value) -> Sequence[ir.Value]:
+def value_stored(x: Array) -> Array:
+    """``x``, stored; its cotangent is not."""
+    return _stored.bind(x, value=True, transposed=False)
+
+
+def cotangent_stored(x: Array) -> Array:
+    """``x``, whose cotangent is stored."""
+    return _stored.bind(x, value=False, transposed=True)
+
+
+def large(x: Array) -> bool:
+    """Whether storing ``x`` costs less than a loop that reads it as it is computed can."""
+    return count(x.shape) >= _LEAST
+
+
+def _lower(context: Any, x: ir.Value, *, value: bool, **_: Any) -> Sequence[ir.Value]:
     """A call of the identity that XLA may not inline: neither are loops fused across it, nor is anything copied or compiled for it."""
-    if not all(isinstance(size, int) for size in context.avals_in[0].shape):
+    if not value or not all(isinstance(size, int) for size in context.avals_in[0].shape):
         return [x]
     module = context.module_context
     with ir.InsertionPoint.at_block_begin(module.module.body):
@@ -44,12 +59,16 @@ def _lower(context: Any, x: ir.Value) -> Sequence[ir.Value]:
     return call.results
 
 
-def _batch(arrays: Sequence[Array], dims: Sequence[Any]) -> tuple[Array, Any]:
-    return _stored.bind(*arrays), dims[0]
+def _batch(arrays: Sequence[Array], dims: Sequence[Any], **which: bool) -> tuple[Array, Any]:
+    return _stored.bind(*arrays, **which), dims[0]
 
 
-_stored.def_impl(jax.jit(lambda x: x))
-_stored.def_abstract_eval(lambda aval: aval)
+def _transpose(g: Array, _: Any, *, value: bool, transposed: bool) -> list[Array]:
+    return [_stored.bind(g, value=transposed, transposed=value)]
+
+
+_stored.def_impl(jax.jit(lambda x, **_: x, static_argnames=("value", "transposed")))
+_stored.def_abstract_eval(lambda aval, **_: aval)
 mlir.register_lowering(_stored, _lower)
-ad.deflinear2(_stored, lambda cotangent, _: [_stored.bind(cotangent)])
+ad.deflinear2(_stored, _transpose)
 batching.primitive_batchers[_stored] = _batch

@@ -17,6 +17,7 @@ from ..core.function import function
 from ..core.spec import Layer, layer
 from ..kernels import glu as gated
 from ..kernels import softplus as kernel
+from ..kernels.pointwise import over_rows
 
 Array = jax.Array
 P = ParamSpec("P")
@@ -38,7 +39,11 @@ def pointwise(fn: Any = None, /, *, kind: Any = np.floating) -> Any:
         checks.require(
             jnp.issubdtype(input.dtype, kind), name, "input must be floating point", NotImplementedError, **{"input.dtype": input.dtype}
         )
-        return fn(input.astype(dtypes.accumulator(input.dtype)), *args, **kwargs).astype(input.dtype)
+
+        def run(x: Array) -> Array:
+            return fn(x.astype(dtypes.accumulator(x.dtype)), *args, **kwargs).astype(x.dtype)
+
+        return over_rows(run, input)
 
     return call
 
@@ -63,28 +68,30 @@ class Activation(Layer):
 @function
 def sigmoid(input: Array) -> Array:
     """``1 / (1 + exp(-x))``. Integers give float32."""
-    return jax.nn.sigmoid(inexact(input))
+    return over_rows(jax.nn.sigmoid, inexact(input))
 
 
 @function
 def tanh(input: Array) -> Array:
     """``tanh(x)``. Integers give float32."""
-    return jnp.tanh(inexact(input))
+    return over_rows(jnp.tanh, inexact(input))
 
 
 @function
 def tanhshrink(input: Array) -> Array:
     """``x - tanh(x)``. Integers give float32."""
-    x = inexact(input)
-    wide = x.astype(dtypes.accumulator(x.dtype))
-    return (wide - jnp.tanh(wide)).astype(x.dtype)
+
+    def run(x: Array) -> Array:
+        wide = x.astype(dtypes.accumulator(x.dtype))
+        return (wide - jnp.tanh(wide)).astype(x.dtype)
+
+    return over_rows(run, inexact(input))
 
 
 @function
 def softsign(input: Array) -> Array:
     """``x / (1 + |x|)``. Integers give float32."""
-    x = inexact(input)
-    return x / (1 + jnp.abs(x))
+    return over_rows(lambda x: x / (1 + jnp.abs(x)), inexact(input))
 
 
 @pointwise

@@ -13,6 +13,7 @@ from ..core import checks, dtypes, rng
 from ..core.function import function
 from ..core.spec import Layer, layer
 from ..kernels import random
+from ..kernels.pointwise import over_rows
 from .rectifier import SELU_ALPHA, SELU_SCALE
 
 Array = jax.Array
@@ -23,15 +24,19 @@ def _masked(input: Array, key: Array, p: float, lead: int, alpha: bool) -> Array
     """``input`` with a share ``p`` of the slices that its first ``lead`` dimensions index dropped, the rest scaled."""
     shape = (*input.shape[:lead], *(1,) * (input.ndim - lead))
     kept = random.kept(key, p, shape)
-    x = input.astype(dtypes.accumulator(input.dtype))
-    if alpha:
-        # What is dropped takes SELU's limit at minus infinity; then mean 0 and variance 1 are restored.
-        low = -SELU_ALPHA * SELU_SCALE
-        scale = 1 / math.sqrt((1 - p) * (1 + p * low**2))
-        x = scale * (jnp.where(kept, x, low) - p * low)
-    else:
-        x = jnp.where(kept, x / (1 - p), 0)
-    return x.astype(input.dtype)
+
+    def run(x: Array, kept: Array) -> Array:
+        x = x.astype(dtypes.accumulator(input.dtype))
+        if alpha:
+            # What is dropped takes SELU's limit at minus infinity; then mean 0 and variance 1 are restored.
+            low = -SELU_ALPHA * SELU_SCALE
+            scale = 1 / math.sqrt((1 - p) * (1 + p * low**2))
+            x = scale * (jnp.where(kept, x, low) - p * low)
+        else:
+            x = jnp.where(kept, x / (1 - p), 0)
+        return x.astype(input.dtype)
+
+    return over_rows(run, input, jnp.broadcast_to(kept, input.shape))
 
 
 def _drop(who: str, input: Array, p: float, training: bool, key: Array | None, lead: int, alpha: bool = False) -> Array:

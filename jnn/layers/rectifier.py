@@ -13,6 +13,7 @@ import numpy as np
 from ..core import checks, dtypes, rng
 from ..core.function import function
 from ..core.spec import config, layer, param
+from ..kernels.pointwise import over_rows
 from .activation import Activation, pointwise
 
 Array = jax.Array
@@ -29,6 +30,11 @@ def _below(x: Array) -> Array:
     return jnp.where(x > 0, 0, x)
 
 
+def _sloped(x: Array, slope: Array) -> Array:
+    """``x`` where it is positive, else ``slope x``."""
+    return jnp.where(x > 0, x, slope * _below(x))
+
+
 def _real(who: str, x: Array) -> None:
     real = jnp.issubdtype(x.dtype, np.floating) or jnp.issubdtype(x.dtype, np.integer)
     checks.require(real, who, "input must be of real numbers", NotImplementedError, **{"input.dtype": x.dtype})
@@ -38,7 +44,7 @@ def _real(who: str, x: Array) -> None:
 def relu(input: Array, inplace: bool = False) -> Array:
     """``max(x, 0)``; the derivative at 0 is 0."""
     _real("relu", input)
-    return jnp.where(input <= 0, 0, input)
+    return over_rows(lambda x: jnp.where(x <= 0, 0, x), input)
 
 
 @function
@@ -54,7 +60,7 @@ def hardtanh(input: Array, min_val: float = -1.0, max_val: float = 1.0, inplace:
     signed = not jnp.issubdtype(input.dtype, np.unsignedinteger)
     checks.require(signed or min_val >= 0, "hardtanh", "unsigned input needs limits that are not negative", RuntimeError, min_val=min_val)
     low, high = jnp.asarray(min_val, input.dtype), jnp.asarray(max_val, input.dtype)
-    return jnp.where(input <= low, low, jnp.where(input >= high, high, input))
+    return over_rows(lambda x: jnp.where(x <= low, low, jnp.where(x >= high, high, x)), input)
 
 
 @function
@@ -67,7 +73,7 @@ def relu6(input: Array, inplace: bool = False) -> Array:
 def threshold(input: Array, threshold: float, value: float, inplace: bool = False) -> Array:
     """``x`` where it exceeds ``threshold``, else ``value``."""
     _real("threshold", input)
-    return jnp.where(input <= threshold, jnp.asarray(value, input.dtype), input)
+    return over_rows(lambda x: jnp.where(x <= threshold, jnp.asarray(value, x.dtype), x), input)
 
 
 @pointwise
@@ -95,8 +101,7 @@ def prelu(input: Array, weight: Array) -> Array:
         fits = input.ndim > 0 and weight.size == (input.shape[1] if input.ndim > 1 else 1)
         checks.require(fits, "prelu", "weight must have one element or one for each channel", RuntimeError, **shapes)
         weight = weight.reshape(-1, *(1,) * (input.ndim - 2))
-        weight = jnp.broadcast_to(weight, input.shape[1:])[None]
-    return jnp.where(input > 0, input, weight * _below(input))
+    return over_rows(_sloped, input, jnp.broadcast_to(weight, input.shape))
 
 
 @function(jit=False)
@@ -128,7 +133,7 @@ def rrelu(
 @pointwise
 def _rrelu(input: Array, key: Array, lower: float, upper: float) -> Array:
     slope = jax.random.uniform(key, input.shape, input.dtype, lower, upper)
-    return jnp.where(input > 0, input, slope * _below(input))
+    return over_rows(_sloped, input, slope)
 
 
 def _exponential(x: Array, alpha: float, scale: float, inner: float) -> Array:
