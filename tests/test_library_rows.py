@@ -19,7 +19,7 @@ from jnn.kernels.normalization import Layout
 from jnn.kernels.platform import lowering
 from jnn.kernels.sums import sum_last
 
-from .oracle import quick_jit
+from .derivatives import DERIVATIVES, by_both, same
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -44,18 +44,6 @@ NORMS = {
 }
 
 
-def _same(found, expected, rtol):
-    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol * float(jnp.abs(b).max() + 1e-2))
-
-
-def _by_both(of, function, definition, arrays, target, rtol):
-    """``of`` the library's ``function``, which calls ``target``, is that of its definition."""
-    call = jax.jit(of(function)).lower(*arrays)
-    assert target in call.as_text()
-    _same(call.compile()(*arrays), quick_jit(of(definition))(*arrays), rtol)
-
-
 @pytest.mark.parametrize(("groups", "members", "places", "options", "shape"), NORMS.values(), ids=NORMS)
 @pytest.mark.parametrize("mean", [0.0, 30.0])
 def test_norms_are_their_definition(groups, members, places, options, shape, mean, rng):
@@ -71,7 +59,7 @@ def test_norms_are_their_definition(groups, members, places, options, shape, mea
 
             return run
 
-        _by_both(of, normalization._normalized, normalization._as_defined, (x, w, b), "jnn_norm_backward", rtol)
+        by_both(of, normalization._normalized, normalization._as_defined, (x, w, b), "jnn_norm_backward", rtol)
 
 
 def _slopes_of(static, g):
@@ -94,8 +82,8 @@ def test_softmax_is_its_definition(log, negated, size, rng):
         index = jnp.asarray(rng.integers(0, size, (3, 7)), jnp.int32)
         for axis in range(3):
             of = _slopes_of(softmax.Form(log, axis, negated), g)
-            _by_both(of, softmax._along, softmax._along_as_defined, (x,), "jnn_softmax_backward", rtol)
-        _by_both(_slopes_of((), g[..., 0]), softmax._at, softmax._at_as_defined, (x, index), "jnn_log_softmax_at_backward", rtol)
+            by_both(of, softmax._along, softmax._along_as_defined, (x,), "jnn_softmax_backward", rtol)
+        by_both(_slopes_of((), g[..., 0]), softmax._at, softmax._at_as_defined, (x, index), "jnn_log_softmax_at_backward", rtol)
 
 
 @pytest.mark.parametrize(
@@ -122,16 +110,6 @@ FUNCTIONS = {
     "log softmax of columns": lambda x, w: F.log_softmax(x * w[None, None], 0),
     "cross entropy": lambda x, w: F.cross_entropy((x * w[None, None]).reshape(-1, 5), jnp.arange(x.size // 5) % 5, reduction="none"),
 }
-DERIVATIVES = {
-    "forward": lambda f: lambda *a: jax.jvp(f, a, a),
-    "gradients": lambda f: jax.grad(lambda *a: (f(*a) ** 3).sum(), (0, 1)),
-    "twice": lambda f: lambda *a: jax.jvp(jax.grad(lambda *a: (f(*a) ** 3).sum(), (0, 1)), a, a),
-    "reverse twice": lambda f: jax.grad(lambda *a: (jax.grad(lambda *a: (f(*a) ** 3).sum(), 0)(*a) ** 2).sum(), (0, 1)),
-    "by sample": lambda f: lambda x, w: jax.vmap(jax.grad(lambda *a: (f(*a) ** 3).sum(), (0, 1)), (0, None))(x[:, None] + x[None], w),
-    "in loops, computed again": lambda f: jax.grad(
-        lambda x, w: jax.lax.scan(lambda c, _: (c + (jax.checkpoint(f)(x + c.mean(), w) ** 3).sum(), None), x.sum(), None, 2)[0], (0, 1)
-    ),
-}
 
 
 @pytest.mark.parametrize("name", DERIVATIVES)
@@ -145,7 +123,7 @@ def test_every_derivative_is_that_of_xlas(function, name, rng):
 
     found = run()
     with lowering(native=False, library=False):
-        _same(found, run(), 1e-9)
+        same(found, run(), 1e-9)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -227,7 +205,7 @@ def test_devices_each_normalize_by_the_library(rng):
     for check in (True, False):
         each = jax.jit(jax.shard_map(slopes, mesh=mesh, in_specs=(jax.P("d"), jax.P()), out_specs=jax.P("d"), check_vma=check))
         assert all(target in each.lower(x, w).as_text() for target in ("jnn_norm_backward", "jnn_softmax_backward"))
-        _same(each(x, w), slopes(x, w), 1e-11)
+        same(each(x, w), slopes(x, w), 1e-11)
 
 
 @pytest.mark.parametrize(("shape", "axis"), [((3, 2), 1), ((4, 6, 50), 1), ((5, 34), 1), ((2, 20000), 1), ((40000,), 0)])
@@ -236,7 +214,7 @@ def test_gated_linear_units_are_their_definition(shape, axis, rng):
     for dtype, rtol in ((np.float64, 1e-12), (np.float32, 1e-5)):
         x = jnp.asarray(3 * rng.standard_normal(shape), dtype)
         g = jnp.asarray(rng.standard_normal([n // 2 if i == axis else n for i, n in enumerate(shape)]), dtype)
-        _by_both(_slopes_of(halves, g), glu._glu, glu._as_defined, (x,), "jnn_glu_backward", rtol)
+        by_both(_slopes_of(halves, g), glu._glu, glu._as_defined, (x,), "jnn_glu_backward", rtol)
 
 
 @pytest.mark.parametrize(

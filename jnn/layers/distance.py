@@ -8,13 +8,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from ..core import checks, dtypes
 from ..core.function import function
 from ..core.spec import Layer, config, layer
+from ..kernels import distances
 
 Array = jax.Array
+
+# What is added of the differences for a norm of this degree.
+_PENALTIES: dict[float, str] = {1: "size", 2: "square"}
 
 
 def vector_norm(x: Array, p: float, axis: int | tuple[int, ...] | None, keepdims: bool = False) -> Array:
@@ -26,9 +29,8 @@ def vector_norm(x: Array, p: float, axis: int | tuple[int, ...] | None, keepdims
         return jnp.sum(x != 0, axis, keepdims=keepdims).astype(x.real.dtype)
     if p == 2:
         square = jnp.sum(jnp.square(x.real) + jnp.square(x.imag) if jnp.iscomplexobj(x) else jnp.square(x), axis, keepdims=keepdims)
-        return jnp.where(square == 0, 0, jnp.sqrt(jnp.where(square == 0, 1, square)))
-    # JAX's derivative of abs at 0 is 1, torch's is 0.
-    size = jnp.abs(x) if jnp.iscomplexobj(x) else x * lax.stop_gradient(jnp.sign(x))
+        return distances.root(square)
+    size = distances.size(x)
     if p == 1:
         return jnp.sum(size, axis, keepdims=keepdims)
     if math.isinf(p):
@@ -37,6 +39,11 @@ def vector_norm(x: Array, p: float, axis: int | tuple[int, ...] | None, keepdims
     total = jnp.sum(jnp.where(size == 0, at_zero, jnp.where(size == 0, 1, size) ** p), axis, keepdims=keepdims)
     flat = (total == 0) | jnp.isinf(total)
     return jnp.where(flat, total if p > 0 else 1 / total, jnp.where(flat, 1, total) ** (1 / p))
+
+
+def _length(p: float, total: Array) -> Array:
+    """The norm of a sum of penalties."""
+    return distances.root(total) if p == 2 else total
 
 
 def _common(who: str, **arrays: Array) -> tuple[Any, list[Array]]:
@@ -65,6 +72,9 @@ def pairwise_distance(x1: Array, x2: Array, p: float = 2.0, eps: float = 1e-6, k
         RuntimeError: the shapes do not broadcast.
     """
     dtype, (a, b) = _common("pairwise_distance", x1=x1, x2=x2)
+    if p in _PENALTIES and x1.shape == x2.shape and a.ndim and not jnp.iscomplexobj(a):
+        total = _length(p, distances.summed(distances.Penalty(_PENALTIES[p], shift=eps), 1, a, b))
+        return (total[..., None] if keepdim else total).astype(dtype)
     difference = a - b + eps
     return vector_norm(difference, p, -1 if difference.ndim else None, keepdim).astype(dtype)
 
@@ -86,13 +96,7 @@ def cosine_similarity(x1: Array, x2: Array, dim: int = 1, eps: float = 1e-8) -> 
     checks.floating("cosine_similarity", "x1 or x2", jnp.zeros((), jnp.result_type(x1, x2)))
     dtype, (a, b) = _common("cosine_similarity", x1=x1, x2=x2)
     axis = checks.dim("cosine_similarity", dim, a.ndim) if a.ndim else None
-
-    def direction(x: Array) -> Array:
-        length = vector_norm(x, 2, axis, keepdims=True)
-        # The value is clamped and the gradient is not, as in torch.
-        return x / (length + lax.stop_gradient(jnp.maximum(length, eps) - length))
-
-    return jnp.sum(direction(a) * direction(b), axis).astype(dtype)
+    return distances.cosine(a, b, axis, eps).astype(dtype)
 
 
 @function
@@ -114,6 +118,8 @@ def pdist(input: Array, p: float = 2.0) -> Array:
     x = input.astype(dtypes.accumulator(input.dtype))
     if not input.shape[1]:
         return jnp.zeros(first.shape, input.dtype)
+    if p in _PENALTIES:
+        return _length(p, distances.summed_of_pairs(distances.Penalty(_PENALTIES[p]), x)).astype(input.dtype)
     return vector_norm(x[first] - x[second], p, -1).astype(input.dtype)
 
 

@@ -8,23 +8,26 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from ..core import checks
 from ..core.derivatives import straight_through
 from ..core.spec import layer
+from ..kernels.distances import Penalty, summed
 from .reduction import REDUCTIONS, Flag, Loss, PlainLoss, loss_function, reduced, warn_of_shapes
 
 Array = jax.Array
 _OF_DIVERGENCE = (*REDUCTIONS, "batchmean")
 
 
-def _distance(x: Array, y: Array) -> Array:
-    """``|x - y|`` with torch's gradient where both are equal, which is 0."""
-    difference = x - y
-    if jnp.iscomplexobj(difference):
-        return jnp.abs(difference)
-    return difference * lax.stop_gradient(jnp.sign(difference))
+def _penalised(who: str, penalty: Penalty, input: Array, target: Array, reduction: str, weight: Array | None = None) -> Array:
+    """The penalties of ``input - target``, each times ``weight`` where one is given, reduced."""
+    x, y = checks.broadcast(who, input=input, target=target)
+    if reduction == "none" or weight is not None or input.shape != target.shape:
+        # Huber's loss does not divide by the weights.
+        total = None if weight is None or penalty.kind == "huber" else jnp.sum(weight)
+        return reduced(_weighted(who, penalty(x, y), weight, input), reduction, total)
+    total = summed(penalty, x.ndim, x, y)
+    return total if reduction == "sum" else total / x.size
 
 
 def _weighted(who: str, elements: Array, weight: Array | None, input: Array) -> Array:
@@ -48,8 +51,7 @@ def l1_loss(
         ValueError: weight has another shape than input.
         RuntimeError: input and target do not broadcast.
     """
-    x, y = checks.broadcast("l1_loss", input=input, target=target)
-    return reduced(_weighted("l1_loss", _distance(x, y), weight, input), reduction, None if weight is None else jnp.sum(weight))
+    return _penalised("l1_loss", Penalty("size"), input, target, reduction, weight)
 
 
 @loss_function(values=warn_of_shapes)
@@ -66,16 +68,7 @@ def mse_loss(
         ValueError: weight has another shape than input.
         RuntimeError: input and target do not broadcast.
     """
-    x, y = checks.broadcast("mse_loss", input=input, target=target)
-    elements = _weighted("mse_loss", jnp.square(x - y), weight, input)
-    return reduced(elements, reduction, None if weight is None else jnp.sum(weight), plain=True)
-
-
-def _huber(distance: Array, delta: float) -> Array:
-    """``d^2 / 2`` below ``delta``, and beyond it the line that continues it."""
-    # A choice, not a minimum, whose gradient is NaN for an infinite distance.
-    limited = jnp.where(distance < delta, distance, delta)
-    return limited * (distance - 0.5 * limited)
+    return _penalised("mse_loss", Penalty("square"), input, target, reduction, weight)
 
 
 @loss_function(values=warn_of_shapes)
@@ -90,9 +83,9 @@ def smooth_l1_loss(
         RuntimeError: beta is negative, or input and target do not broadcast.
     """
     checks.require(beta >= 0, "smooth_l1_loss", "beta must not be negative", RuntimeError, beta=beta)
-    x, y = checks.broadcast("smooth_l1_loss", input=input, target=target)
-    distance = _distance(x, y)
-    return reduced(_huber(distance, beta) / beta if beta else distance, reduction)
+    if beta == 0:
+        return _penalised("smooth_l1_loss", Penalty("size"), input, target, reduction)
+    return _penalised("smooth_l1_loss", Penalty("huber", beta), input, target, reduction) / beta
 
 
 @loss_function(values=warn_of_shapes)
@@ -106,8 +99,7 @@ def huber_loss(input: Array, target: Array, reduction: str = "mean", delta: floa
         ValueError: weight has another shape than input.
     """
     checks.require(delta > 0, "huber_loss", "delta must be positive", RuntimeError, delta=delta)
-    x, y = checks.broadcast("huber_loss", input=input, target=target)
-    return reduced(_weighted("huber_loss", _huber(_distance(x, y), delta), weight, input), reduction)
+    return _penalised("huber_loss", Penalty("huber", delta), input, target, reduction, weight)
 
 
 @loss_function()

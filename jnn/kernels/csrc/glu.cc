@@ -1,30 +1,16 @@
 // Gated linear units: the first half of each block of numbers times the sigmoid of the second, and the gradient.
 
-#include <algorithm>
 #include <cstdint>
 
 #include "buffers.h"
 #include "functions.h"
 #include "lanes.h"
-#include "products.h"
 #include "tasks.h"
 #include "vector.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace jnn {
 namespace {
-
-// So many numbers of a half are computed at a time.
-constexpr int64_t kRun = 8192;
-
-// run(block, begin, count) for the halves of all blocks, of `half` numbers each.
-template <class Run>
-void by_run(Pool& pool, int64_t blocks, int64_t half, const Run& run) {
-  const Parts parts(half, kRun);
-  by_task(pool, blocks * parts.parts, half / parts.parts, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) run(i / parts.parts, parts.begin(i % parts.parts), parts.size(i % parts.parts));
-  });
-}
 
 ffi::Error forward(Pool pool, int64_t half, ffi::AnyBuffer x, ffi::Result<ffi::AnyBuffer> y) {
   return by_type(x.element_type(), [&](auto zero) {

@@ -27,4 +27,16 @@ void by_task(Pool& pool, int64_t items, int64_t size, int64_t least, const Run& 
   parallel(pool, parts.parts, [&](int64_t task) { run(parts.begin(task), parts.begin(task + 1)); });
 }
 
+// So many numbers of a row are computed at a time.
+constexpr int64_t kRun = 8192;
+
+// Calls run(row, begin, count) for pieces of all rows, of `size` numbers each.
+template <class Run>
+void by_run(Pool& pool, int64_t rows, int64_t size, const Run& run) {
+  const Parts parts(size, kRun);
+  by_task(pool, rows * parts.parts, size / parts.parts, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) run(i / parts.parts, parts.begin(i % parts.parts), parts.size(i % parts.parts));
+  });
+}
+
 }  // namespace jnn

@@ -1,0 +1,32 @@
+"""What a function of the library must share with its definition: values, and every derivative."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .oracle import quick_jit
+
+DERIVATIVES = {
+    "forward": lambda f: lambda *a: jax.jvp(f, a, a),
+    "gradients": lambda f: jax.grad(lambda *a: (f(*a) ** 3).sum(), (0, 1)),
+    "twice": lambda f: lambda *a: jax.jvp(jax.grad(lambda *a: (f(*a) ** 3).sum(), (0, 1)), a, a),
+    "reverse twice": lambda f: jax.grad(lambda *a: (jax.grad(lambda *a: (f(*a) ** 3).sum(), 0)(*a) ** 2).sum(), (0, 1)),
+    "by sample": lambda f: lambda x, w: jax.vmap(jax.grad(lambda *a: (f(*a) ** 3).sum(), (0, 1)), (0, None))(x[:, None] + x[None], w),
+    "in loops, computed again": lambda f: jax.grad(
+        lambda x, w: jax.lax.scan(lambda c, _: (c + (jax.checkpoint(f)(x + c.mean(), w) ** 3).sum(), None), x.sum(), None, 2)[0], (0, 1)
+    ),
+}
+
+
+def same(found, expected, rtol):
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol * float(jnp.abs(b).max() + 1e-2))
+
+
+def by_both(of, function, definition, arrays, target, rtol):
+    """``of`` the library's ``function``, which calls ``target``, is that of its definition."""
+    call = jax.jit(of(function)).lower(*arrays)
+    assert target in call.as_text()
+    same(call.compile()(*arrays), quick_jit(of(definition))(*arrays), rtol)
