@@ -9,6 +9,10 @@ import pytest
 import torch
 
 import jnn.functional as F
+from jnn.kernels import ctc as kernel
+from jnn.kernels.platform import lowering
+
+from .derivatives import DERIVATIVES, by_both, same
 
 
 def scores(*shape, scale=1.0, seed=0):
@@ -146,3 +150,45 @@ def test_traced_nonsense_gives_nan(targets, inputs, lengths):
     loss = jax.jit(lambda *a: F.ctc_loss(*a, reduction="none"))(*arrays)
     np.testing.assert_array_equal(np.isnan(loss), [False, True])
     assert not np.isnan(F.ctc_loss(arrays[0], jnp.array([[1, 1], [1, 99]]), (4, 4), (2, 1))).any()
+
+
+@pytest.mark.parametrize(
+    ("frames", "batch", "classes", "longest"), [(1, 1, 2, 1), (7, 3, 5, 3), (20, 5, 4, 9), (60, 2, 30, 17), (70, 4, 6, 33)]
+)
+@pytest.mark.parametrize("blank", [0, 1])
+def test_the_library_is_the_definition(frames, batch, classes, longest, blank, rng):
+    labels = jnp.asarray((blank + 1 + rng.integers(0, classes - 1, (batch, longest))) % classes, jnp.int32)
+    used = jnp.asarray(rng.integers(frames // 2, frames + 1, batch), jnp.int32)
+    lengths = jnp.asarray(rng.integers(0, min(longest, frames // 2) + 1, batch), jnp.int32)
+    for dtype, rtol in ((np.float64, 1e-11), (np.float32, 2e-4)):
+        x = jax.nn.log_softmax(jnp.asarray(3 * rng.standard_normal((frames, batch, classes)), dtype))
+        x = x.at[0, :, -1].set(-jnp.inf)
+        g = jnp.asarray(rng.standard_normal(batch), dtype)
+
+        def of(function, x=x, g=g):
+            def run(x):
+                y, pull = jax.vjp(lambda x: function(blank, x, labels, used, lengths)[0], x)
+                possible = y > -1e29
+                return jnp.where(possible, y, 0), pull(jnp.where(possible, g, 0))[0]
+
+            return run
+
+        by_both(of, kernel._log_likelihood, kernel._as_defined, (x,), "jnn_ctc_backward", rtol)
+
+
+@pytest.mark.parametrize("name", DERIVATIVES)
+def test_every_derivative_is_that_of_xlas(name, rng):
+    x, w = jnp.asarray(rng.standard_normal((5, 3, 4))), jnp.asarray(rng.standard_normal(4))
+
+    def loss(x, w):
+        steps, batch = x.shape[:2]
+        labels, lengths = jnp.tile(jnp.asarray([[1, 1]]), (batch, 1)), jnp.full(batch, 2)
+        return F.ctc_loss(F.log_softmax(x * w[None, None], -1), labels, jnp.full(batch, steps), lengths, reduction="none")
+
+    def run():
+        jax.clear_caches()
+        return jax.jit(DERIVATIVES[name](loss))(x, w)
+
+    found = run()
+    with lowering(native=False, library=False):
+        same(found, run(), 1e-9)
