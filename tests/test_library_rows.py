@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import jnn.functional as F
-from jnn.kernels import glu, normalization, softmax
+from jnn.kernels import glu, normalization, softmax, softplus
 from jnn.kernels.normalization import Layout
 from jnn.kernels.platform import lowering
 from jnn.kernels.sums import sum_last
@@ -108,6 +108,7 @@ FUNCTIONS = {
     "log softmax": lambda x, w: F.log_softmax(x * w[None, None], -1),
     "softmax of columns": lambda x, w: F.softmax(x * w[None, None], 1),
     "log softmax of columns": lambda x, w: F.log_softmax(x * w[None, None], 0),
+    "softplus": lambda x, w: F.softplus(jnp.tile(x * w[None, None], (1, 99, 1)), 2.0, 3.0).sum(1),
     "cross entropy": lambda x, w: F.cross_entropy((x * w[None, None]).reshape(-1, 5), jnp.arange(x.size // 5) % 5, reduction="none"),
 }
 
@@ -258,3 +259,21 @@ def _compare_padding(padded, shape, rng):
 
 def test_padding_by_minus_zero():
     assert np.signbit(F.pad(jnp.ones(3), (1, 0), value=-0.0)[0])
+
+
+@pytest.mark.parametrize("scale", [(1.0, 20.0), (2.5, 1.0), (-1.0, math.inf)])
+@pytest.mark.parametrize("shape", [(3,), (5, 40), (2, 9001)])
+def test_softplus_is_its_definition(shape, scale, rng):
+    for dtype, rtol in ((np.float64, 1e-14), (np.float32, 1e-6)):
+        x, g = (jnp.asarray(8 * rng.standard_normal(shape), dtype) for _ in range(2))
+        by_both(_slopes_of(softplus._Scale(*scale), g), softplus._scaled, softplus._as_defined, (x,), "jnn_softplus_backward", rtol)
+
+
+def test_softplus_of_any_number():
+    x = jnp.concatenate([jnp.linspace(-80, 80, 20001), jnp.logspace(-30, 30, 2001), -jnp.logspace(-30, 1, 2001)])
+    for dtype, rtol in ((np.float64, 1e-15), (np.float32, 4e-7)):
+        found = F.softplus(x.astype(dtype), threshold=math.inf)
+        np.testing.assert_allclose(found, jnp.logaddexp(x.astype(dtype).astype(np.float64), 0), rtol=rtol)
+    strange = jnp.tile(jnp.asarray([np.nan, np.inf, -np.inf], np.float32), 2000)
+    np.testing.assert_array_equal(F.softplus(strange)[:3], [np.nan, np.inf, 0])
+    np.testing.assert_array_equal(F.logsigmoid(strange)[:3], [np.nan, 0, -np.inf])

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from .foreign import Arrays, differentiable, foreign, gradient
 
 Array = jax.Array
+# Fewer numbers than these are not worth a call of the library.
+_LEAST = 1 << 12
 
 
 @jax.custom_jvp
@@ -24,3 +31,35 @@ def softplus(x: Array) -> Array:
 def _softplus_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     (x,), (moved,) = primals, tangents
     return softplus(x), jax.nn.sigmoid(x) * moved
+
+
+class _Scale(NamedTuple):
+    beta: float
+    threshold: float
+
+
+def scaled(x: Array, beta: float, threshold: float) -> Array:
+    """``log(1 + exp(beta x)) / beta``, and ``x`` itself where ``beta x > threshold``."""
+    return (_scaled if x.size >= _LEAST else _as_defined)(_Scale(beta, threshold), x)[0]
+
+
+def _as_defined(scale: _Scale, x: Array) -> Arrays:
+    z = x * scale.beta
+    return (jnp.where(z > scale.threshold, x, softplus(z) / scale.beta),)
+
+
+def _slopes_as_defined(scale: _Scale, g: Array, x: Array) -> Arrays:
+    return gradient(_as_defined)(scale, (g,), (), (x,))
+
+
+def _attributes(scale: _Scale) -> dict[str, Any]:
+    return {name: np.float64(value) for name, value in scale._asdict().items()}
+
+
+_forward = foreign("jnn_softplus", _as_defined, _attributes)
+_backward = foreign("jnn_softplus_backward", _slopes_as_defined, _attributes)
+_scaled = differentiable(
+    _as_defined,
+    lambda scale, x: (_forward(scale, x), ()),
+    lambda scale, gs, _, arrays, wanted: _backward(scale, *gs, *arrays),
+)

@@ -97,14 +97,13 @@ def softsign(input: Array) -> Array:
 @pointwise
 def softplus(input: Array, beta: float = 1.0, threshold: float = 20.0) -> Array:
     """``log(1 + exp(beta x)) / beta``, and ``x`` itself where ``beta x > threshold``."""
-    z = input * beta
-    return jnp.where(z > threshold, input, kernel.softplus(z) / beta)
+    return kernel.scaled(input, beta, threshold)
 
 
 @pointwise
 def logsigmoid(input: Array) -> Array:
     """``log(1 / (1 + exp(-x)))``."""
-    return -kernel.softplus(-input)
+    return kernel.scaled(input, -1.0, math.inf)
 
 
 @pointwise

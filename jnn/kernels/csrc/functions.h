@@ -175,4 +175,13 @@ inline Vector<T> log(Vector<T> x) {
   return select<T>((x > T{0}) & (x < infinity), found, special);
 }
 
+// log(1 + x) for x from 0 to 1.
+template <class T>
+inline Vector<T> log_of_more(Vector<T> x) {
+  static constexpr auto series = twice_inverse_odds<T, Real<T>::single ? 6 : 15>();
+  // Twice the ratio of the series, which is no less than x, be that the least normal number.
+  const Vector<T> ratio = (x + x) / (x + T{2}), square = ratio * ratio * T(.25);
+  return ratio + ratio * (square * T(.5)) * polynomial<T>(series, square);
+}
+
 }  // namespace jnn
