@@ -79,11 +79,13 @@ def test_softmax_is_its_definition(log, negated, size, rng):
     for dtype, rtol in ((np.float64, 1e-12), (np.float32, 1e-5)):
         x, g = (jnp.asarray(3 * rng.standard_normal((3, 7, size)), dtype) for _ in range(2))
 
-        index = jnp.asarray(rng.integers(0, size, (3, 7)), jnp.int32)
         for axis in range(3):
             of = _slopes_of(softmax.Form(log, axis, negated), g)
             by_both(of, softmax._along, softmax._along_as_defined, (x,), "jnn_softmax_backward", rtol)
-        by_both(_slopes_of((), g[..., 0]), softmax._at, softmax._at_as_defined, (x, index), "jnn_log_softmax_at_backward", rtol)
+            rest = x.shape[:axis] + x.shape[axis + 1 :]
+            index = jnp.asarray(rng.integers(0, x.shape[axis], rest), jnp.int32)
+            of = _slopes_of(axis, g.reshape(-1)[: index.size].reshape(rest))
+            by_both(of, softmax._at, softmax._at_as_defined, (x, index), "jnn_log_softmax_at_backward", rtol)
 
 
 @pytest.mark.parametrize(
@@ -108,6 +110,9 @@ FUNCTIONS = {
     "log softmax": lambda x, w: F.log_softmax(x * w[None, None], -1),
     "softmax of columns": lambda x, w: F.softmax(x * w[None, None], 1),
     "log softmax of columns": lambda x, w: F.log_softmax(x * w[None, None], 0),
+    "cross entropy of images": lambda x, w: F.cross_entropy(
+        x * w[None, None], jnp.arange(x.size // 4).reshape(-1, 5) % 4, reduction="none"
+    ),
     "softplus": lambda x, w: F.softplus(jnp.tile(x * w[None, None], (1, 99, 1)), 2.0, 3.0).sum(1),
     "cross entropy": lambda x, w: F.cross_entropy((x * w[None, None]).reshape(-1, 5), jnp.arange(x.size // 5) % 5, reduction="none"),
 }

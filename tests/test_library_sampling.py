@@ -40,6 +40,7 @@ GRIDS = {
     "channels more than a block": ((2, 21, 6, 5), (2, 5, 9, 2)),
     "blocks of channels": ((2, 32, 17, 16), (2, 16, 16, 2)),
     "few points": ((1, 18, 40, 30), (1, 2, 3, 2)),
+    "more points than a block": ((2, 3, 9, 8), (2, 37, 31, 2)),
     "volumes": ((2, 5, 4, 3, 6), (2, 3, 4, 5, 3)),
 }
 

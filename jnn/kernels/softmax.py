@@ -41,9 +41,9 @@ def log_softmax(x: Array, axis: int = -1) -> Array:
 
 def log_softmax_at(x: Array, index: Array, axis: int) -> Array:
     """What :func:`log_softmax` has at ``index``, which has the shape of ``x`` without ``axis``; of no class, at 0."""
-    if axis % x.ndim < x.ndim - 1 or not x.shape[axis]:
+    if not x.shape[axis]:
         return pick(log_softmax(x, axis), index, axis)[0]
-    return _at((), x, jnp.where((index >= 0) & (index < x.shape[axis]), index, 0).astype(jnp.int32))[0]
+    return _at(axis % x.ndim, x, jnp.where((index >= 0) & (index < x.shape[axis]), index, 0).astype(jnp.int32))[0]
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
@@ -70,39 +70,44 @@ def _along_slopes_as_defined(form: Form, g: Array, y: Array) -> Arrays:
     return (-slopes if form.negated else slopes,)
 
 
-def _at_as_defined(_: Any, x: Array, index: Array) -> Arrays:
-    y = jax.nn.log_softmax(x)
-    most = jax.lax.stop_gradient(jnp.max(x, -1))
-    return pick(y, index, -1)[0], most, jax.nn.logsumexp(x - most[..., None], -1)
+def _at_as_defined(axis: int, x: Array, index: Array) -> Arrays:
+    y = jax.nn.log_softmax(x, axis)
+    most = jax.lax.stop_gradient(jnp.max(x, axis))
+    return pick(y, index, axis)[0], most, jax.nn.logsumexp(x - jnp.expand_dims(most, axis), axis)
 
 
-def _at_slopes_as_defined(_: Any, g: Array, x: Array, index: Array, most: Array, off: Array) -> Arrays:
-    chosen = jax.nn.one_hot(index, x.shape[-1], dtype=x.dtype)
-    return (g[..., None] * (chosen - jnp.exp(x - most[..., None] - off[..., None])),)
+def _at_slopes_as_defined(axis: int, g: Array, x: Array, index: Array, most: Array, off: Array) -> Arrays:
+    chosen = jax.nn.one_hot(index, x.shape[axis], dtype=x.dtype, axis=axis)
+    g, most, off = (jnp.expand_dims(a, axis) for a in (g, most, off))
+    return (g * (chosen - jnp.exp(x - most - off)),)
 
 
 def _attributes(form: Form) -> dict[str, Any]:
     return form._asdict() | {"axis": np.int64(form.axis)}
 
 
+def _axis(axis: int) -> dict[str, Any]:
+    return {"axis": np.int64(axis)}
+
+
 _along_forward = foreign("jnn_softmax", _along_as_defined, _attributes)
 _along_backward = foreign("jnn_softmax_backward", _along_slopes_as_defined, _attributes)
-_at_forward = foreign("jnn_log_softmax_at", _at_as_defined, lambda _: {})
-_at_backward = foreign("jnn_log_softmax_at_backward", _at_slopes_as_defined, lambda _: {})
+_at_forward = foreign("jnn_log_softmax_at", _at_as_defined, _axis)
+_at_backward = foreign("jnn_log_softmax_at_backward", _at_slopes_as_defined, _axis)
 
 
 def _along_with_residuals(form: Form, x: Array) -> tuple[Arrays, Arrays]:
     return (outputs := _along_forward(form, x)), outputs
 
 
-def _at_with_residuals(_: Any, *arrays: Array) -> tuple[Arrays, Arrays]:
-    y, *rest = _at_forward((), *arrays)
+def _at_with_residuals(axis: int, *arrays: Array) -> tuple[Arrays, Arrays]:
+    y, *rest = _at_forward(axis, *arrays)
     return (y,), tuple(rest)
 
 
 _along = differentiable(_along_as_defined, _along_with_residuals, lambda form, gs, residuals, *_: _along_backward(form, *gs, *residuals))
 _at = differentiable(
-    lambda _, *arrays: _at_as_defined(_, *arrays)[:1],
+    lambda axis, *arrays: _at_as_defined(axis, *arrays)[:1],
     _at_with_residuals,
-    lambda _, gs, residuals, arrays, wanted: _at_backward((), *gs, *arrays, *residuals),
+    lambda axis, gs, residuals, arrays, wanted: _at_backward(axis, *gs, *arrays, *residuals),
 )

@@ -83,19 +83,24 @@ Vector<T> sum_down(int64_t n, const Term& term) {
   return sum;
 }
 
+// The greatest of each of neighbouring columns.
+template <class T, class Lanes>
+Vector<T> most_down(int64_t n, int64_t stride, T sign, const Lanes& lanes, const T* x) {
+  Vector<T> most = sign * lanes.load(x);
+  for (int64_t i = 1; i < n; ++i) most = greater(Vector<T>(sign * lanes.load(x + i * stride)), most);
+  return most;
+}
+
 // Neighbouring columns of n numbers each, `stride` apart, as many as there are lanes.
 template <bool log, class T, class Lanes>
 void forward_columns(int64_t n, int64_t stride, T sign, const Lanes& lanes, const T* x, T* y, bool past) {
-  Vector<T> most = sign * lanes.load(x);
-  for (int64_t i = 1; i < n; ++i) most = greater(Vector<T>(sign * lanes.load(x + i * stride)), most);
+  const Vector<T> most = most_down(n, stride, sign, lanes, x);
   const Vector<T> sum = sum_down<T>(n, [&](int64_t i) {
     const Vector<T> power = exp<T>(sign * lanes.load(x + i * stride) - most);
     if (!log) lanes.store(y + i * stride, power);
     return power;
   });
-  Vector<T> off{};
-  for (int lane = 0; log && lane < kLanes<T>; ++lane) off[lane] = std::log(sum[lane]);
-  const Vector<T> factor = 1 / sum;
+  const Vector<T> off = log ? jnn::log<T>(sum) : Vector<T>{}, factor = 1 / sum;
   for (int64_t i = 0; i < n; ++i) {
     if constexpr (log) lanes.store(y + i * stride, (sign * lanes.load(x + i * stride) - most) - off, past);
     else lanes.store(y + i * stride, lanes.load(y + i * stride) * factor);
@@ -182,8 +187,25 @@ ffi::Error backward(Pool pool, bool log, int64_t axis, bool negated, In g, In y,
   });
 }
 
-// The logarithm for one number of each row; the greatest of the row, and the logarithm of the sum of exp(x - most).
-ffi::Error forward_at(Pool pool, In x, In index, Out y, Out most, Out off) {
+// Where the one number of each column is that a reduction leaves, of columns that begin at `begin`.
+int64_t reduced(int64_t begin, int64_t n, int64_t stride) { return begin / (n * stride) * stride + begin % stride; }
+
+// The logarithm for one number of each row or column; the greatest of it, and the logarithm of the sum of exp(x - most).
+ffi::Error forward_at(Pool pool, int64_t axis, In x, In index, Out y, Out most, Out off) {
+  if (axis + 1 < int64_t(x.dimensions().size()))
+    return by_column(pool, x, axis, [&](auto zero, int64_t begin, int64_t n, int64_t stride, const auto& lanes, bool) {
+      using T = decltype(zero);
+      const T* from = data<T>(x) + begin;
+      const int64_t at = reduced(begin, n, stride);
+      const Vector<T> greatest = most_down(n, stride, T{1}, lanes, from);
+      const Vector<T> sum = log<T>(sum_down<T>(n, [&](int64_t i) { return exp<T>(lanes.load(from + i * stride) - greatest); }));
+      T chosen[kLanes<T>] = {};
+      for (int64_t lane = 0; lane < std::min<int64_t>(kLanes<T>, stride - begin % stride); ++lane)
+        chosen[lane] = from[data<int32_t>(index)[at + lane] * stride + lane];
+      lanes.store(data<T>(most) + at, greatest);
+      lanes.store(data<T>(off) + at, sum);
+      lanes.store(data<T>(y) + at, (load(chosen) - greatest) - sum);
+    });
   return by_row(pool, x, [&](auto zero, int64_t row, int64_t n, bool) {
     using T = decltype(zero);
     const T *from = data<T>(x) + row * n, greatest = most_of(n, from);
@@ -194,7 +216,26 @@ ffi::Error forward_at(Pool pool, In x, In index, Out y, Out most, Out off) {
   });
 }
 
-ffi::Error backward_at(Pool pool, In g, In x, In index, In most, In off, Out dx) {
+ffi::Error backward_at(Pool pool, int64_t axis, In g, In x, In index, In most, In off, Out dx) {
+  if (axis + 1 < int64_t(x.dimensions().size()))
+    return by_column(pool, x, axis, [&](auto zero, int64_t begin, int64_t n, int64_t stride, const auto& lanes, bool past) {
+      using T = decltype(zero);
+      const T* from = data<T>(x) + begin;
+      T* to = data<T>(dx) + begin;
+      const int64_t at = reduced(begin, n, stride);
+      const Vector<T> slope = lanes.load(data<T>(g) + at), greatest = lanes.load(data<T>(most) + at), sum = lanes.load(data<T>(off) + at);
+      Integers<T> chosen{};
+      for (int64_t lane = 0; lane < std::min<int64_t>(kLanes<T>, stride - begin % stride); ++lane)
+        chosen[lane] = data<int32_t>(index)[at + lane];
+      for (int64_t i = 0; i < n; ++i) {
+        const Vector<T> share = exp<T>((lanes.load(from + i * stride) - greatest) - sum);
+        lanes.store(
+            to + i * stride,
+            slope *
+                (select<T>(chosen == Integers<T>{} + static_cast<std::make_signed_t<Bits<T>>>(i), broadcast(T{1}), Vector<T>{}) - share),
+            past);
+      }
+    });
   return by_row(pool, x, [&](auto zero, int64_t row, int64_t n, bool past) {
     using T = decltype(zero);
     const T *from = data<T>(x) + row * n, slope = data<T>(g)[row], greatest = data<T>(most)[row], sum = data<T>(off)[row];
@@ -207,14 +248,15 @@ ffi::Error backward_at(Pool pool, In g, In x, In index, In most, In off, Out dx)
 }
 
 auto bound() { return ffi::Ffi::Bind().Ctx<Pool>(); }
+auto of_number() { return bound().Attr<int64_t>("axis"); }
 auto along_axis() { return bound().Attr<bool>("log").Attr<int64_t>("axis").Attr<bool>("negated"); }
 
 }  // namespace
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jnn_softmax, forward, along_axis().Arg<In>().Ret<In>());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jnn_softmax_backward, backward, along_axis().Arg<In>().Arg<In>().Ret<In>());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(jnn_log_softmax_at, forward_at, bound().Arg<In>().Arg<In>().Ret<In>().Ret<In>().Ret<In>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jnn_log_softmax_at, forward_at, of_number().Arg<In>().Arg<In>().Ret<In>().Ret<In>().Ret<In>());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jnn_log_softmax_at_backward, backward_at,
-                              bound().Arg<In>().Arg<In>().Arg<In>().Arg<In>().Arg<In>().Ret<In>());
+                              of_number().Arg<In>().Arg<In>().Arg<In>().Arg<In>().Arg<In>().Ret<In>());
 
 }  // namespace jnn
