@@ -188,7 +188,10 @@ def _classes(rng: random.Random) -> Op:
 
 def _pairs(rng: random.Random) -> Op:
     shape = _shape(rng, (16, 4096), (16, 2048))
-    call = rng.choice(["cosine_similarity", "pairwise_distance", "triplet_margin_loss", "margin_ranking_loss", "normalize"])
+    call = rng.choice(["cosine_similarity", "pairwise_distance", "triplet_margin_loss", "margin_ranking_loss", "normalize", "pdist"])
+    if call == "pdist":
+        rows, size = _size(rng, 16, 512), _size(rng, 8, 512)
+        return Op(f"pdist {rows}x{size}", ((rows, size),), lambda F, x: F.pdist(x))
     count = {"triplet_margin_loss": 3, "normalize": 1}.get(call, 2)
     if call == "margin_ranking_loss":
         return Op(f"{call} {by_x(shape)}", (shape, shape, Below(2, shape)), lambda F, x, y, t: F.margin_ranking_loss(x, y, 2 * t - 1))
@@ -202,8 +205,10 @@ _FUNCTIONS = (
 
 
 def _elementwise(rng: random.Random) -> Op:
-    call, (rows, size) = rng.choice(_FUNCTIONS), _shape(rng, (16, 4096), (16, 4096))
-    return Op(f"{call} {rows}x{2 * size}", ((rows, 2 * size),), lambda F, x: getattr(F, call)(x))
+    call, shape = rng.choice(_FUNCTIONS), rng.choice([_image(rng), _shape(rng, (16, 4096), (16, 4096))])
+    # An even number of the last axis, which gated linear units halve.
+    shape = (*shape[:-1], 2 * shape[-1])
+    return Op(f"{call} {by_x(shape)}", (shape,), lambda F, x: getattr(F, call)(x))
 
 
 def _softmax(rng: random.Random) -> Op:

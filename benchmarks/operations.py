@@ -123,6 +123,11 @@ def attention(heads: tuple[int, ...], causal: bool = False) -> Op:
     return Op(name, (heads,) * 3, run, lambda *a: O.attention(*a, causal), peers.attention(causal))
 
 
+def _ctc(F: Any, x: Any, targets: Any) -> Any:
+    steps, batch, _ = x.shape
+    return F.ctc_loss(F.log_softmax(x, -1), targets + 1, [steps] * batch, [targets.shape[1]] * batch)
+
+
 OPS = [
     conv((32, 64, 32, 32), (64, 64, 3, 3), padding=1),
     conv((16, 3, 64, 64), (64, 3, 7, 7), stride=2, padding=3),
@@ -200,9 +205,14 @@ OPS = [
         lambda t, w: w[t].sum(1),
     ),
     Op("cross_entropy 2048x4096", ((2048, 4096), Below(4096, (2048,))), lambda F, *a: F.cross_entropy(*a), O.cross_entropy),
+    Op("cross_entropy 4x21x128x128", ((4, 21, 128, 128), Below(21, (4, 128, 128))), lambda F, *a: F.cross_entropy(*a)),
+    Op("ctc_loss", ((128, 8, 64), Below(63, (8, 16))), _ctc),
+    Op("smooth_l1_loss", ((1024, 155),) * 2, lambda F, *a: F.smooth_l1_loss(*a)),
     Op("mse_loss", ((1024, 1024),) * 2, lambda F, *a: F.mse_loss(*a), lambda a, b: ((a - b) ** 2).mean()),
     Op("bce_with_logits", ((1024, 1024),) * 2, lambda F, *a: F.binary_cross_entropy_with_logits(*a)),
     elementwise("relu", jax.nn.relu),
+    Op("relu of images", ((8, 32, 32, 32),), lambda F, x: F.relu(x), jax.nn.relu),
+    Op("prelu", ((8, 32, 32, 32), (32,)), lambda F, *a: F.prelu(*a), lambda x, w: jnp.where(x > 0, x, w[:, None, None] * x)),
     elementwise("gelu", lambda x: jax.nn.gelu(x, approximate=False)),
     elementwise("silu", jax.nn.silu),
     elementwise("elu", jax.nn.elu),
@@ -231,6 +241,7 @@ OPS = [
     Op("grid_sample", ((8, 32, 32, 32), (8, 32, 32, 2)), lambda F, x, g: F.grid_sample(x, g, align_corners=False)),
     Op("grid_sample 40 to 8", ((16, 64, 40, 40), (16, 8, 8, 2)), lambda F, x, g: F.grid_sample(x, g, align_corners=False)),
     Op("grid_sample bicubic", ((1, 3, 224, 224), (1, 224, 224, 2)), lambda F, x, g: F.grid_sample(x, g, "bicubic", align_corners=False)),
+    Op("grid_sample 4x3x224x224", ((4, 3, 224, 224), (4, 224, 224, 2)), lambda F, x, g: F.grid_sample(x, g, align_corners=False)),
     Op("channel_shuffle 4", ((4, 32, 47, 47),), lambda F, x: F.channel_shuffle(x, 4)),
     Op("pixel_shuffle 2", ((8, 64, 32, 32),), lambda F, x: F.pixel_shuffle(x, 2), lambda x: O.pixel_shuffle(x, 2)),
     Op("pad 1", ((16, 16, 64, 64),), lambda F, x: F.pad(x, (1, 1, 1, 1)), lambda x: jnp.pad(x, [(0, 0)] * 2 + [(1, 1)] * 2)),
@@ -242,4 +253,6 @@ OPS = [
     ),
     Op("cosine_similarity", ((1024, 512),) * 2, lambda F, *a: F.cosine_similarity(*a)),
     Op("pairwise_distance", ((1024, 512),) * 2, lambda F, *a: F.pairwise_distance(*a)),
+    Op("pdist", ((300, 64),), lambda F, x: F.pdist(x)),
+    Op("triplet_margin_loss", ((2048, 128),) * 3, lambda F, *a: F.triplet_margin_loss(*a)),
 ]

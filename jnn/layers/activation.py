@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, ParamSpec, overload
+from typing import Any, ParamSpec, cast, overload
 
 import jax
 import jax.numpy as jnp
@@ -23,15 +23,12 @@ Array = jax.Array
 P = ParamSpec("P")
 
 
-@overload
-def pointwise(fn: Callable[P, Array], /) -> Callable[P, Array]: ...
-@overload
-def pointwise(*, kind: Any) -> Callable[[Callable[P, Array]], Callable[P, Array]]: ...
-def pointwise(fn: Any = None, /, *, kind: Any = np.floating) -> Any:
-    """Make a public function of one array ``input`` of a dtype under ``kind``; half types are computed in float32."""
-    if fn is None:
-        return functools.partial(pointwise, kind=kind)
-    name = fn.__name__.lstrip("_")
+def unary(fn: Callable[P, Array], kind: Any = np.floating, over: Callable[..., Array] | None = None) -> Callable[P, Array]:
+    """Make a public function of one array ``input`` of a dtype under ``kind``; half types are computed in float32.
+
+    ``over`` calls what it is given with the array.
+    """
+    name, of = fn.__name__.lstrip("_"), cast("Any", fn)
 
     @function
     @functools.wraps(fn)
@@ -41,11 +38,22 @@ def pointwise(fn: Any = None, /, *, kind: Any = np.floating) -> Any:
         )
 
         def run(x: Array) -> Array:
-            return fn(x.astype(dtypes.accumulator(x.dtype)), *args, **kwargs).astype(x.dtype)
+            return of(x.astype(dtypes.accumulator(x.dtype)), *args, **kwargs).astype(x.dtype)
 
-        return over_rows(run, input)
+        return run(input) if over is None else over(run, input)
 
     return call
+
+
+@overload
+def pointwise(fn: Callable[P, Array], /) -> Callable[P, Array]: ...
+@overload
+def pointwise(*, kind: Any) -> Callable[[Callable[P, Array]], Callable[P, Array]]: ...
+def pointwise(fn: Any = None, /, *, kind: Any = np.floating) -> Any:
+    """:func:`unary` of functions of each element by itself."""
+    if fn is None:
+        return functools.partial(pointwise, kind=kind)
+    return unary(fn, kind, over_rows)
 
 
 def inexact(input: Array) -> Array:
@@ -137,7 +145,7 @@ def mish(input: Array, inplace: bool = False) -> Array:
     return input * jnp.tanh(kernel.softplus(input))
 
 
-@pointwise
+@unary
 def glu(input: Array, dim: int = -1) -> Array:
     """``a sigmoid(b)``, where a and b are the two halves of ``input`` along ``dim``.
 

@@ -14,7 +14,7 @@ from ..core import checks, dtypes, rng
 from ..core.function import function
 from ..core.spec import config, layer, param
 from ..kernels.pointwise import over_rows
-from .activation import Activation, pointwise
+from .activation import Activation, pointwise, unary
 
 Array = jax.Array
 SELU_ALPHA = 1.6732632423543772848170429916717
@@ -130,7 +130,7 @@ def rrelu(
     return _rrelu(input, rng.next_key("rrelu", key), lower, upper)
 
 
-@pointwise
+@unary
 def _rrelu(input: Array, key: Array, lower: float, upper: float) -> Array:
     slope = jax.random.uniform(key, input.shape, input.dtype, lower, upper)
     return over_rows(_sloped, input, slope)

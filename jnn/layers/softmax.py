@@ -15,7 +15,7 @@ from ..core.derivatives import straight_through
 from ..core.function import function
 from ..core.spec import layer
 from ..kernels import softmax as kernel
-from .activation import Activation, pointwise
+from .activation import Activation, unary
 
 Array = jax.Array
 
@@ -84,7 +84,7 @@ def gumbel_softmax(
     return _gumbel_softmax(logits, rng.next_key("gumbel_softmax", key), tau, hard, dim)
 
 
-@pointwise
+@unary
 def _gumbel_softmax(logits: Array, key: Array, tau: float, hard: bool, dim: int) -> Array:
     soft = softmax((logits + jax.random.gumbel(key, logits.shape, logits.dtype)) / tau, dim)
     if not hard:

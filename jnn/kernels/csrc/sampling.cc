@@ -25,7 +25,7 @@ template <class T>
 void gather_rows(Pool& pool, const Problem<T>& problem, const T* x, T* y) {
   const std::vector<T> missing = problem.filled();
   const Parts parts = shares(pool, problem, problem.batch);
-  const bool past = past_cache<T>(problem.batch * problem.places * problem.width);
+  const bool past = past_cache<T>(problem.batch * problem.places * problem.width, problem.terms.copies() ? kPastCacheCopied : kPastCache);
   share(pool, problem.batch * problem.entries * problem.width, problem.batch * parts.parts, [&](int64_t task) {
     const int64_t n = task / parts.parts, part = task % parts.parts, width = problem.width;
     const Rows<const T> from{x + n * problem.count * width, problem.count, width};

@@ -14,10 +14,12 @@ namespace jnn {
 constexpr int64_t kTask = 32768;
 // Larger results than this are written past the cache: 2 / 3 of the time.
 constexpr int64_t kPastCache = 4 << 20;
+// Copies of rows, which are over sooner than memory takes them: by 5 to 16 MiB they take twice as long past the cache.
+constexpr int64_t kPastCacheCopied = 32 << 20;
 
 template <class T>
-inline bool past_cache(int64_t size) {
-  return size * int64_t(sizeof(T)) > kPastCache;
+inline bool past_cache(int64_t size, int64_t most = kPastCache) {
+  return size * int64_t(sizeof(T)) > most;
 }
 
 // Calls run(begin, end) for tasks of items, `least` of them at least, of `size` numbers each.
