@@ -92,7 +92,8 @@ def _attributes(layout: Layout) -> dict[str, Any]:
     return {"firsts": firsts, "eps": np.float64(layout.eps)} | {name: getattr(layout, name) for name in ("across", "centered")}
 
 
-_forward = foreign("jnn_norm", _as_defined, _attributes)
+_value = foreign("jnn_norm", _as_defined, lambda layout: _attributes(layout) | {"alone": True})
+_forward = foreign("jnn_norm", _as_defined, lambda layout: _attributes(layout) | {"alone": False})
 _backward = foreign("jnn_norm_backward", _slopes, _attributes)
 
 
@@ -105,7 +106,7 @@ def _slopes_of_all(layout: Layout, cotangents: Arrays, residuals: Arrays, arrays
     return _backward(layout, cotangents[0], arrays[0], *residuals, arrays[1])
 
 
-_normalized = differentiable(_as_defined, _with_residuals, _slopes_of_all)
+_normalized = differentiable(_as_defined, _with_residuals, _slopes_of_all, _value)
 
 
 def moments(x: Array, axes: Ints) -> tuple[Array, Array, Array]:

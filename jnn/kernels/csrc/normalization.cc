@@ -23,6 +23,7 @@ namespace {
 constexpr int64_t kMostPartial = 32, kLeastRows = 4;
 // Where statistics are taken across samples, rows of fewer places than these are read column by column.
 constexpr int64_t kLeastPlaces = 16;
+constexpr int64_t kPastCacheAlone = 16 << 20;
 // Rows of columns that are read at a time.
 constexpr int64_t kRows = 32;
 
@@ -33,6 +34,8 @@ struct Layout {
   int64_t batch, groups, members, places;
   bool across, centered;
   double eps;
+  // Results of more bytes than these are written past the cache.
+  int64_t most = kPastCache;
 
   int64_t channels() const { return groups * members; }
   int64_t sample() const { return channels() * places; }
@@ -85,7 +88,7 @@ template <bool by_number, class T>
 void forward_item(const Layout& l, const Forward<T>& a, int64_t item) {
   const Statistics<T> s = statistics_of(l, a, item);
   const T scale = scale_of(l, s.variance);
-  const bool past = past_cache<T>(l.batch * l.sample());
+  const bool past = past_cache<T>(l.batch * l.sample(), l.most);
   for (int64_t run = 0; run < l.runs(); ++run) {
     const int64_t begin = l.begin(item) + run * l.pitch(), channel = item % l.groups * l.members + (l.across ? 0 : run);
     const T *x = a.x + begin, *w = a.w + channel, *b = a.b + channel;
@@ -151,7 +154,7 @@ void backward_item(const Layout& l, const Backward<T>& a, int64_t item, T* dw, T
     all = {all.shift * *w, all.stretch * *w};
   }
   const Slopes<T> off = shared(l, scale, all);
-  const bool past = past_cache<T>(l.batch * l.sample());
+  const bool past = past_cache<T>(l.batch * l.sample(), l.most);
   for (int64_t run = 0; run < l.runs(); ++run) {
     const int64_t begin = l.begin(item) + run * l.pitch();
     const T *x = a.x + begin, *g = a.g + begin, *of_run = w + (l.across ? 0 : run);
@@ -249,7 +252,7 @@ void forward_by_column(const Layout& l, const Forward<T>& a, int64_t first, int6
     std::fill_n(factor + c * n, n, scale_of(l, s.variance) * a.w[first + c]);
     std::fill_n(bias + c * n, n, a.b[first + c]);
   }
-  const bool past = past_cache<T>(l.batch * l.sample());
+  const bool past = past_cache<T>(l.batch * l.sample(), l.most);
   for (int64_t row = 0; row < l.batch; ++row, x += l.sample(), y += l.sample())
     vectors<T>(width, [&](int64_t at, auto, auto lanes) {
       lanes.store(y + at, (lanes.load(x + at) - lanes.load(mean + at)) * lanes.load(factor + at) + lanes.load(bias + at), past);
@@ -276,7 +279,7 @@ void backward_by_column(const Layout& l, const Backward<T>& a, int64_t first, in
     std::fill_n(shift + c * n, n, off.shift);
     std::fill_n(stretch + c * n, n, off.stretch);
   }
-  const bool past = past_cache<T>(l.batch * l.sample());
+  const bool past = past_cache<T>(l.batch * l.sample(), l.most);
   for (int64_t row = 0; row < l.batch; ++row, x += pitch, g += pitch, dx += pitch)
     vectors<T>(width, [&](int64_t at, auto, auto lanes) {
       const Vector<T> deviation = lanes.load(x + at) - lanes.load(mean + at);
@@ -359,11 +362,15 @@ Layout layout(const In& x, Span firsts, bool across, bool centered, double eps) 
   return {sizes[0], sizes[1], sizes[2], sizes[3], across, centered, eps};
 }
 
-ffi::Error forward(Pool pool, Span firsts, bool across, bool centered, double eps, In x, In w, In b, Out y, Out mean, Out variance) {
+// `alone`, without a derivative that reads x again, there is more room in the cache.
+ffi::Error forward(Pool pool, Span firsts, bool across, bool centered, double eps, bool alone, In x, In w, In b, Out y, Out mean,
+                   Out variance) {
   return by_type(x.element_type(), [&](auto zero) {
     using T = decltype(zero);
     const Forward<T> arrays{data<T>(x), data<T>(w), data<T>(b), data<T>(y), data<T>(mean), data<T>(variance)};
-    normalize(pool, layout(x, firsts, across, centered, eps), arrays);
+    Layout whole = layout(x, firsts, across, centered, eps);
+    if (alone) whole.most = kPastCacheAlone;
+    normalize(pool, whole, arrays);
   });
 }
 
@@ -380,7 +387,7 @@ auto bound() { return ffi::Ffi::Bind().Ctx<Pool>().Attr<Span>("firsts").Attr<boo
 
 }  // namespace
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(jnn_norm, forward, bound().Arg<In>().Arg<In>().Arg<In>().Ret<In>().Ret<In>().Ret<In>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jnn_norm, forward, bound().Attr<bool>("alone").Arg<In>().Arg<In>().Arg<In>().Ret<In>().Ret<In>().Ret<In>());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jnn_norm_backward, backward,
                               bound().Arg<In>().Arg<In>().Arg<In>().Arg<In>().Arg<In>().Ret<In>().Ret<In>().Ret<In>());
 
