@@ -118,3 +118,13 @@ def test_draws_do_not_depend_on_rows(call):
         jax.clear_caches()
         np.testing.assert_allclose(found, call(x, key=key, **options), rtol=1e-5, atol=1e-6)
     jax.clear_caches()
+
+
+@pytest.mark.parametrize("loss", [F.mse_loss, F.huber_loss, F.pairwise_distance, F.cosine_similarity, lambda x, y: F.softplus(x * y)])
+def test_sizes_left_open_of_losses(loss):
+    n = jax.export.symbolic_shape("n, 96")
+    shape = jax.ShapeDtypeStruct(n, np.float32)
+    with lowering(native=False):
+        exported = jax.export.export(jax.jit(loss))(shape, shape)
+    x, y = _x((50, 96), np.float32), _x((50, 96), np.float32)[::-1]
+    np.testing.assert_allclose(exported.call(x, y), loss(x, y), rtol=1e-5)

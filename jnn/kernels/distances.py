@@ -11,6 +11,7 @@ from jax import lax
 
 from .foreign import Arrays, differentiable, foreign, gradient
 from .sums import sum_last
+from .taps import count
 
 Array = jax.Array
 
@@ -64,7 +65,7 @@ def size(x: Array) -> Array:
 def summed(penalty: Penalty, axes: int, x: Array, y: Array) -> Array:
     """The sum over the last ``axes`` axes of the penalties of two arrays of one shape."""
     static = _Sum(penalty, axes)
-    return (_summed if axes and x.size >= _LEAST else _summed_as_defined)(static, x, y)[0]
+    return (_summed if axes and count(x.shape) >= _LEAST else _summed_as_defined)(static, x, y)[0]
 
 
 def summed_of_pairs(penalty: Penalty, x: Array) -> Array:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .foreign import Arrays, differentiable, foreign, gradient
+from .taps import count
 
 Array = jax.Array
 # Fewer numbers than these are not worth a call of the library.
@@ -40,7 +41,7 @@ class _Scale(NamedTuple):
 
 def scaled(x: Array, beta: float, threshold: float) -> Array:
     """``log(1 + exp(beta x)) / beta``, and ``x`` itself where ``beta x > threshold``."""
-    return (_scaled if x.size >= _LEAST else _as_defined)(_Scale(beta, threshold), x)[0]
+    return (_scaled if count(x.shape) >= _LEAST else _as_defined)(_Scale(beta, threshold), x)[0]
 
 
 def _as_defined(scale: _Scale, x: Array) -> Arrays:

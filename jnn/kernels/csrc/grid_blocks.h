@@ -69,7 +69,7 @@ struct PointsBlock {
   }
 };
 
-// Calls run(block, channels...) for blocks of the points of all samples.
+// Calls run(block) for blocks of the points of all samples, with work for `channels`.
 template <class T, int taps, int axes, class Run>
 void by_points_block(Pool& pool, const Grid& grid, int64_t channels, const T* points, const Run& run) {
   using Block = PointsBlock<T, taps, axes>;

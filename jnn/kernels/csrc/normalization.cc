@@ -23,6 +23,7 @@ namespace {
 constexpr int64_t kMostPartial = 32, kLeastRows = 4;
 // Where statistics are taken across samples, rows of fewer places than these are read column by column.
 constexpr int64_t kLeastPlaces = 16;
+// Without a derivative there is more room in the cache: results up to this size stay there.
 constexpr int64_t kPastCacheAlone = 16 << 20;
 // Rows of columns that are read at a time.
 constexpr int64_t kRows = 32;
@@ -362,7 +363,7 @@ Layout layout(const In& x, Span firsts, bool across, bool centered, double eps) 
   return {sizes[0], sizes[1], sizes[2], sizes[3], across, centered, eps};
 }
 
-// `alone`, without a derivative that reads x again, there is more room in the cache.
+// `alone`, without a derivative that reads x again.
 ffi::Error forward(Pool pool, Span firsts, bool across, bool centered, double eps, bool alone, In x, In w, In b, Out y, Out mean,
                    Out variance) {
   return by_type(x.element_type(), [&](auto zero) {
