@@ -31,7 +31,7 @@ Leaves = tuple[Array, ...]
 _FEW_BINS = 8
 # The library numbers the places of a plane by 32 bits.
 _MOST = 2**31 - 1
-# Rows of fewer numbers are XLA's where windows overlap along them alone: 0.1 to 0.6 of the time; of more, the library takes 0.2 to 1.0.
+# Rows of fewer numbers are XLA's where windows overlap along them alone: 0.1 to 0.6 of the time; of more, the library takes 0.2 to 0.8.
 _LONG_ROW = 32
 
 
@@ -146,9 +146,9 @@ def _values_by_place(windows: tuple[Window | Bins, ...] | None, found: bool, x: 
         return _maximum(x, windows or places, False)[0]
     if found or _are_bins(windows, x):
         return _maxima(windows, x)[0]
-    # XLA is faster where windows read what others do along one axis at most, but for rows of more than a few vectors.
+    # XLA is faster where windows read what others do along one axis at most, but for steps of one along rows of more than a few vectors.
     overlap = sum(isinstance(w, Window) and w.size > w.stride for w in windows)
-    long = overlap == len(windows) and x.shape[-1] >= _LONG_ROW
+    long = overlap == len(windows) and isinstance(windows[-1], Window) and windows[-1].stride == 1 and x.shape[-1] >= _LONG_ROW
     return _values_of_windows(windows, x)[0] if overlap > 1 or long else _maximum(x, windows, False)[0]
 
 
