@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jnn.kernels.platform import lowering
+
 from .oracle import quick_jit
 
 DERIVATIVES = {
@@ -30,3 +32,15 @@ def by_both(of, function, definition, arrays, target, rtol):
     call = jax.jit(of(function)).lower(*arrays)
     assert target in call.as_text()
     same(call.compile()(*arrays), quick_jit(of(definition))(*arrays), rtol)
+
+
+def derivative_is_xlas(function, name, x, w):
+    """The derivative ``name`` of a function of two arrays is the same with the library and without."""
+
+    def run():
+        jax.clear_caches()
+        return jax.jit(DERIVATIVES[name](function))(x, w)
+
+    found = run()
+    with lowering(native=False, library=False):
+        same(found, run(), 1e-9)

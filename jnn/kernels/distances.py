@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from .foreign import Arrays, differentiable, foreign, gradient
+from .foreign import Arrays, by_arrays, differentiable, foreign, gradient
 from .sums import sum_last
 from .taps import count
 
@@ -98,10 +98,6 @@ def _of_pairs_as_defined(penalty: Penalty, x: Array) -> Arrays:
     return (jnp.sum(penalty(x[first], x[second]), -1),)
 
 
-def _of_pairs_slopes_as_defined(penalty: Penalty, g: Array, x: Array) -> Arrays:
-    return gradient(_of_pairs_as_defined)(penalty, (g,), (), (x,))
-
-
 def _cosine_as_defined(static: _Cosine, x: Array, y: Array) -> Arrays:
     def direction(x: Array) -> Array:
         length = root(jnp.sum(jnp.square(x), static.axis, keepdims=True))
@@ -131,8 +127,6 @@ _backward = foreign(
     _slopes_as_defined,
     lambda static: _attributes(static.penalty) | dict(zip(("by_x", "by_y"), static.wanted, strict=True)),
 )
-_pairs_forward = foreign("jnn_pairs", _of_pairs_as_defined, _attributes)
-_pairs_backward = foreign("jnn_pairs_backward", _of_pairs_slopes_as_defined, _attributes)
 _products = foreign("jnn_products", _products_as_defined, lambda _: {})
 
 
@@ -142,11 +136,7 @@ def _wanted_slopes(static: _Sum, gs: Arrays, _: Arrays, arrays: Arrays, wanted: 
 
 
 _summed = differentiable(_summed_as_defined, lambda static, *arrays: (_forward(static, *arrays), ()), _wanted_slopes)
-_of_pairs = differentiable(
-    _of_pairs_as_defined,
-    lambda penalty, x: (_pairs_forward(penalty, x), ()),
-    lambda penalty, gs, _, arrays, wanted: _pairs_backward(penalty, *gs, *arrays),
-)
+_of_pairs = by_arrays("jnn_pairs", _of_pairs_as_defined, _attributes)
 _cosine = differentiable(
     _cosine_as_defined,
     lambda static, *arrays: (_cosine_as_defined(static, *arrays), ()),

@@ -127,6 +127,20 @@ def gradient(definition: Definition) -> Callable[..., Arrays]:
     return slopes
 
 
+def by_arrays(target: str, definition: Definition, attributes: Callable[[Any], dict[str, Any]]) -> Definition:
+    """``definition``, of one output, as a call of ``target``, with its gradients as one of ``target_backward``, given cotangent and arrays."""
+
+    def slopes(static: Any, g: Array, *arrays: Array) -> Arrays:
+        return gradient(definition)(static, (g,), (), arrays)
+
+    forward, backward = foreign(target, definition, attributes), foreign(f"{target}_backward", slopes, attributes)
+    return differentiable(
+        definition,
+        lambda static, *arrays: (forward(static, *arrays), ()),
+        lambda static, gs, _, arrays, wanted: backward(static, *gs, *arrays),
+    )
+
+
 def _primitive(name: str, definition: Definition) -> Primitive:
     """A primitive of several results that is ``definition(static, *arrays)`` and is mapped and differentiated as such."""
     primitive = Primitive(name)

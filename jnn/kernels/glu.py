@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .foreign import Arrays, differentiable, foreign, gradient
+from .foreign import Arrays, by_arrays
 
 Array = jax.Array
 
@@ -31,18 +31,8 @@ def _as_defined(halves: _Halves, x: Array) -> Arrays:
     return (a * jax.nn.sigmoid(b),)
 
 
-def _slopes_as_defined(halves: _Halves, g: Array, x: Array) -> Arrays:
-    return gradient(_as_defined)(halves, (g,), (), (x,))
-
-
 def _attributes(halves: _Halves) -> dict[str, Any]:
     return {"half": np.int64(halves.half)}
 
 
-_forward = foreign("jnn_glu", _as_defined, _attributes)
-_backward = foreign("jnn_glu_backward", _slopes_as_defined, _attributes)
-_glu = differentiable(
-    _as_defined,
-    lambda halves, x: (_forward(halves, x), ()),
-    lambda halves, gs, _, arrays, wanted: _backward(halves, *gs, *arrays),
-)
+_glu = by_arrays("jnn_glu", _as_defined, _attributes)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .foreign import Arrays, differentiable, foreign, gradient
+from .foreign import Arrays, by_arrays
 from .taps import count
 
 Array = jax.Array
@@ -49,18 +49,8 @@ def _as_defined(scale: _Scale, x: Array) -> Arrays:
     return (jnp.where(z > scale.threshold, x, softplus(z) / scale.beta),)
 
 
-def _slopes_as_defined(scale: _Scale, g: Array, x: Array) -> Arrays:
-    return gradient(_as_defined)(scale, (g,), (), (x,))
-
-
 def _attributes(scale: _Scale) -> dict[str, Any]:
     return {name: np.float64(value) for name, value in scale._asdict().items()}
 
 
-_forward = foreign("jnn_softplus", _as_defined, _attributes)
-_backward = foreign("jnn_softplus_backward", _slopes_as_defined, _attributes)
-_scaled = differentiable(
-    _as_defined,
-    lambda scale, x: (_forward(scale, x), ()),
-    lambda scale, gs, _, arrays, wanted: _backward(scale, *gs, *arrays),
-)
+_scaled = by_arrays("jnn_softplus", _as_defined, _attributes)

@@ -114,12 +114,12 @@ def pdist(input: Array, p: float = 2.0) -> Array:
     checks.rank("pdist", input, (2,))
     checks.floating("pdist", "input", input)
     checks.require(p >= 0, "pdist", "p must not be negative", RuntimeError, p=p)
-    first, second = np.triu_indices(input.shape[0], 1)
     x = input.astype(dtypes.accumulator(input.dtype))
-    if not input.shape[1]:
-        return jnp.zeros(first.shape, input.dtype)
     if p in _PENALTIES:
         return _length(p, distances.summed_of_pairs(distances.Penalty(_PENALTIES[p]), x)).astype(input.dtype)
+    first, second = np.triu_indices(input.shape[0], 1)
+    if not input.shape[1]:
+        return jnp.zeros(first.shape, input.dtype)
     return vector_norm(x[first] - x[second], p, -1).astype(input.dtype)
 
 
