@@ -128,7 +128,7 @@ def gradient(definition: Definition) -> Callable[..., Arrays]:
 
 
 def by_arrays(target: str, definition: Definition, attributes: Callable[[Any], dict[str, Any]]) -> Definition:
-    """``definition``, of one output, as a call of ``target``, with its gradients as one of ``target_backward``, given cotangent and arrays."""
+    """``definition``, of one output, as a call of ``target``; its gradients, of cotangent and arrays, are one of ``target_backward``."""
 
     def slopes(static: Any, g: Array, *arrays: Array) -> Arrays:
         return gradient(definition)(static, (g,), (), arrays)
