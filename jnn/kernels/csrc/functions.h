@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <cmath>
 #include <cstdint>
 #include <limits>
 #include <type_traits>
@@ -41,6 +42,13 @@ inline Vector<T> select(Vector<std::make_signed_t<Bits<T>>> condition, Vector<T>
 template <class T>
 inline Vector<T> absolute(Vector<T> x) {
   return (Vector<T>)(bits<T>(x) & ~(Bits<T>{1} << (8 * sizeof(T) - 1)));
+}
+
+template <class T>
+inline Vector<T> root(Vector<T> x) {
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes<T>; ++i) x[i] = std::sqrt(x[i]);
+  return x;
 }
 
 // |x| with the sign of y.

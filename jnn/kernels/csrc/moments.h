@@ -84,15 +84,16 @@ Statistics<T> together(const T* means, const T* squares, int64_t n, T count) {
   return {mean, square / (T(n) * count)};
 }
 
-// Of each of neighbouring columns of vectors, `rows` numbers `pitch` apart in each lane.
+// Of each of neighbouring columns of vectors, `rows` numbers `pitch` apart in each lane; not `centered`, of their squares about 0.
 template <class T, int columns, class Lanes>
-inline void moments_of_columns(const T* x, int64_t rows, int64_t pitch, const Lanes& lanes, Moments<T> (&found)[columns]) {
+inline void moments_of_columns(const T* x, int64_t rows, int64_t pitch, const Lanes& lanes, Moments<T> (&found)[columns],
+                               bool centered = true) {
   Vector<T> sums[columns] = {}, squares[columns] = {};
-  for (int64_t row = 1; row < rows; ++row)
+  for (int64_t row = 1; centered && row < rows; ++row)
 #pragma GCC unroll 4
     for (int i = 0; i < columns; ++i) sums[i] += lanes.load(x + row * pitch + i * kLanes<T>) - lanes.load(x + i * kLanes<T>);
 #pragma GCC unroll 4
-  for (int i = 0; i < columns; ++i) sums[i] = sums[i] / T(rows) + lanes.load(x + i * kLanes<T>);
+  for (int i = 0; centered && i < columns; ++i) sums[i] = sums[i] / T(rows) + lanes.load(x + i * kLanes<T>);
   for (int64_t row = 0; row < rows; ++row)
 #pragma GCC unroll 4
     for (int i = 0; i < columns; ++i) {

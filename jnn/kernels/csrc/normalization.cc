@@ -1,5 +1,7 @@
 // Normalisation, (x - mean) / sqrt(variance + eps) * weight + bias, and its gradients.
 
+#include "normalization.h"
+
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -10,6 +12,7 @@
 #include "lanes.h"
 #include "memory.h"
 #include "moments.h"
+#include "normalization_beside.h"
 #include "parallel.h"
 #include "products.h"
 #include "tasks.h"
@@ -21,53 +24,10 @@ namespace {
 
 // Gradients by weights of single numbers are sums of so many partial ones at most, each over so many rows at least.
 constexpr int64_t kMostPartial = 32, kLeastRows = 4;
-// Where statistics are taken across samples, rows of fewer places than these are read column by column.
-constexpr int64_t kLeastPlaces = 16;
 // Without a derivative there is more room in the cache: results up to this size stay there.
 constexpr int64_t kPastCacheAlone = 16 << 20;
 // Rows of columns that are read at a time.
 constexpr int64_t kRows = 32;
-
-// x is (batch, groups, members, places), a weight (groups, members). Each group of each sample is an item, which has its mean and
-// variance; `across` samples it is each group, of one member, in all of them. Items are read by runs of neighbours. Not `centered`, the
-// mean counts as 0.
-struct Layout {
-  int64_t batch, groups, members, places;
-  bool across, centered;
-  double eps;
-  // Results of more bytes than these are written past the cache.
-  int64_t most = kPastCache;
-
-  int64_t channels() const { return groups * members; }
-  int64_t sample() const { return channels() * places; }
-  int64_t items() const { return across ? groups : batch * groups; }
-  int64_t size() const { return members * places * (across ? batch : 1); }
-  // Whether the numbers of a run have a weight each; else they share one.
-  bool by_number() const { return !across && places == 1; }
-  bool by_column() const { return across && places < kLeastPlaces; }
-  int64_t length() const { return by_number() ? members : places; }
-  int64_t runs() const { return size() / length(); }
-  int64_t pitch() const { return across ? sample() : length(); }
-  int64_t begin(int64_t item) const { return item * members * places; }
-};
-
-template <class T>
-struct Forward {
-  const T *x, *w, *b;
-  T *y, *mean, *variance;
-};
-
-// The gradients by x, w and b for the cotangent g of y.
-template <class T>
-struct Backward {
-  const T *g, *x, *mean, *variance, *w;
-  T *dx, *dw, *db;
-};
-
-template <class T>
-T scale_of(const Layout& l, T variance) {
-  return 1 / std::sqrt(variance + T(l.eps));
-}
 
 // The weights of a vector of numbers, each its own or all one.
 template <bool by_number, class T, class Lanes>
@@ -101,12 +61,6 @@ void forward_item(const Layout& l, const Forward<T>& a, int64_t item) {
   }
 }
 
-// Sums of a cotangent, and of it times the deviations from a mean.
-template <class V>
-struct Slopes {
-  V shift{}, stretch{};
-};
-
 // Those of a run. By number, they are weighted, and what they are sums of, unweighted, is added to dw and db.
 template <bool by_number, class T>
 Slopes<Vector<T>> slopes_of_run(int64_t n, const T* x, const T* g, const T* w, T mean, T scale, T* dw, T* db) {
@@ -123,12 +77,6 @@ Slopes<Vector<T>> slopes_of_run(int64_t n, const T* x, const T* g, const T* w, T
     stretches[way] += slope * deviation;
   });
   return {joined<T>(shifts), joined<T>(stretches)};
-}
-
-// Of an item's weighted slopes, what all its gradients by x have off: g w scale - shift - deviation stretch.
-template <class T>
-Slopes<T> shared(const Layout& l, T scale, Slopes<T> sums) {
-  return {l.centered ? sums.shift * scale / l.size() : 0, sums.stretch * (scale * scale * scale) / l.size()};
 }
 
 // dw and db are the item's: by number they are added to, else written.
@@ -154,7 +102,7 @@ void backward_item(const Layout& l, const Backward<T>& a, int64_t item, T* dw, T
     *dw = all.stretch * scale;
     all = {all.shift * *w, all.stretch * *w};
   }
-  const Slopes<T> off = shared(l, scale, all);
+  const Slopes<T> off = shared<T>(l, scale, all);
   const bool past = past_cache<T>(l.batch * l.sample(), l.most);
   for (int64_t run = 0; run < l.runs(); ++run) {
     const int64_t begin = l.begin(item) + run * l.pitch();
@@ -275,7 +223,7 @@ void backward_by_column(const Layout& l, const Backward<T>& a, int64_t first, in
     const Slopes<T> all{sum(shift), sum(stretch)};
     a.db[first + c] = all.shift;
     a.dw[first + c] = all.stretch * scale;
-    const Slopes<T> off = shared(l, scale, Slopes<T>{all.shift * w, all.stretch * w});
+    const Slopes<T> off = shared<T>(l, scale, Slopes<T>{all.shift * w, all.stretch * w});
     std::fill_n(factor + c * n, n, scale * w);
     std::fill_n(shift + c * n, n, off.shift);
     std::fill_n(stretch + c * n, n, off.stretch);
@@ -307,10 +255,17 @@ void backward_of_samples(Pool& pool, const Layout& l, const Backward<T>& a) {
   const int64_t count = by_number ? tasks.parts : l.batch;
   const auto partial = memory<T>(2 * count * channels);
   parallel(pool, tasks.parts, [&](int64_t task) {
+    const int64_t begin = tasks.begin(task), end = tasks.begin(task + 1);
+    const auto to = [&](int64_t item) {
+      return partial.get() + (by_number ? task : item / l.groups) * 2 * channels + item % l.groups * l.members;
+    };
     if (by_number) std::fill_n(partial.get() + task * 2 * channels, 2 * channels, T{0});
-    for (int64_t item = tasks.begin(task); item < tasks.begin(task + 1); ++item) {
-      T* dw = partial.get() + (by_number ? task : item / l.groups) * 2 * channels + item % l.groups * l.members;
-      backward_item<by_number>(l, a, item, dw, dw + channels);
+    if (Beside<T>::suits(l)) {
+      Beside<T> items(l);
+      for (int64_t item = begin; item < end; item += kLanes<T>) items.backward(a, item, std::min<int64_t>(kLanes<T>, end - item), to);
+      items.finish(begin, to);
+    } else {
+      for (int64_t item = begin; item < end; ++item) backward_item<by_number>(l, a, item, to(item), to(item) + channels);
     }
     streamed();
   });
@@ -330,6 +285,11 @@ template <class T>
 void normalize(Pool& pool, const Layout& l, const Forward<T>& a) {
   if (l.by_column()) {
     by_columns<T>(pool, l, [&](int64_t first, int64_t channels) { forward_by_column(l, a, first, channels); });
+  } else if (Beside<T>::suits(l)) {
+    by_task(pool, l.items(), l.size(), kLanes<T>, [&](int64_t begin, int64_t end) {
+      Beside<T> items(l);
+      for (int64_t item = begin; item < end; item += kLanes<T>) items.forward(a, item, std::min<int64_t>(kLanes<T>, end - item));
+    });
   } else {
     by_task(pool, l.items(), l.size(), 1, [&](int64_t begin, int64_t end) {
       for (int64_t item = begin; item < end; ++item) l.by_number() ? forward_item<true>(l, a, item) : forward_item<false>(l, a, item);
