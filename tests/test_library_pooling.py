@@ -21,6 +21,8 @@ SHAPES = {
     "in steps of three, dilated": ((15, 110), ((2, 3, 2, 1), (4, 3, 2, 3))),
     "of one place": ((3, 5), ((1, 1, 1, 0), (1, 2, 1, 0))),
     "along a row": ((301,), ((7, 2, 1, 3),)),
+    "along a row in steps of one": ((150,), ((3, 1, 1, 1),)),
+    "along a row in long steps": ((131,), ((6, 5, 1, 2),)),
     "the whole plane": ((5, 7), ((5, 5, 1, 0), (7, 1, 1, 0))),
     "the whole of few places": ((3,), ((3, 3, 1, 0),)),
     "of volumes": ((5, 6, 19), ((2, 2, 1, 1), (3, 1, 2, 0), (3, 2, 1, 1))),

@@ -60,13 +60,21 @@ inline Vector<T> with_sign(Vector<T> x, Vector<T> y) {
 
 // The greater of two; NaN if x is.
 template <class T>
-inline Vector<T> at_least(Vector<T> x, T least) {
+inline Vector<T> greater(Vector<T> x, Vector<T> y) {
 #if defined(__AVX512F__)
-  if constexpr (sizeof(T) == 4) return (Vector<T>)_mm512_max_ps((__m512)broadcast(least), (__m512)x);
-  else return (Vector<T>)_mm512_max_pd((__m512d)broadcast(least), (__m512d)x);
+  if constexpr (sizeof(T) == 4) return (Vector<T>)_mm512_max_ps((__m512)y, (__m512)x);
+  else return (Vector<T>)_mm512_max_pd((__m512d)y, (__m512d)x);
+#elif defined(__AVX2__)
+  if constexpr (sizeof(T) == 4) return (Vector<T>)_mm256_max_ps((__m256)y, (__m256)x);
+  else return (Vector<T>)_mm256_max_pd((__m256d)y, (__m256d)x);
 #else
-  return select<T>(x < least, broadcast(least), x);
+  return select<T>(x < y, y, x);
 #endif
+}
+
+template <class T>
+inline Vector<T> at_least(Vector<T> x, T least) {
+  return greater<T>(x, broadcast(least));
 }
 
 // The nearest integer to numbers that are not too large for Real<T>::shift.

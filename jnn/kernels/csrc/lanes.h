@@ -87,6 +87,16 @@ inline void vectors(int64_t n, const Run& run) {
   if (at < n) run(at, Way<1>{}, Part<T>(n - at));
 }
 
+// run(at, columns, lanes) for blocks of vectors side by side, which make up a row of `width` numbers.
+template <class T, class Run>
+inline void blocks(int64_t width, const Run& run) {
+  constexpr int64_t lanes = kLanes<T>;
+  int64_t at = 0;
+  for (; at + kWays * lanes <= width; at += kWays * lanes) run(at, Way<kWays>{}, Whole<T>{});
+  for (; at + lanes <= width; at += lanes) run(at, Way<1>{}, Whole<T>{});
+  if (at < width) run(at, Way<1>{}, Part<T>(width - at));
+}
+
 template <class T>
 inline Vector<T> joined(const Vector<T> (&ways)[kWays]) {
   return (ways[0] + ways[1]) + (ways[2] + ways[3]);

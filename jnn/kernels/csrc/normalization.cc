@@ -116,16 +116,6 @@ void backward_item(const Layout& l, const Backward<T>& a, int64_t item, T* dw, T
   }
 }
 
-// run(at, columns, lanes) for blocks of vectors side by side, which make up a row of `width` numbers.
-template <class T, class Run>
-void blocks(int64_t width, const Run& run) {
-  constexpr int64_t lanes = kLanes<T>;
-  int64_t at = 0;
-  for (; at + kWays * lanes <= width; at += kWays * lanes) run(at, Way<kWays>{}, Whole<T>{});
-  for (; at + lanes <= width; at += lanes) run(at, Way<1>{}, Whole<T>{});
-  if (at < width) run(at, Way<1>{}, Part<T>(width - at));
-}
-
 // Rows of a number for each column.
 template <class T, int rows>
 struct Columns {

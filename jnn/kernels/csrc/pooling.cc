@@ -65,11 +65,22 @@ struct Greatest {
   }
 };
 
+template <class T>
+bool any_nan(const T* row, int64_t size) {
+  Integers<T> unordered{};
+  vectors<T>(size, [&](int64_t at, auto, auto lanes) {
+    const Vector<T> v = lanes.load(row + at);
+    unordered |= v != v;
+  });
+  return total<std::make_signed_t<Bits<T>>>(unordered);
+}
+
 // A row's greatest values in each window.
 template <class T>
 class Row {
  public:
-  explicit Row(const Axis& axis) : axis_(axis), first_(memory<Integer>(whole<T>(axis.out))) {
+  // `placed`, their places too.
+  Row(const Axis& axis, bool placed) : axis_(axis), first_(memory<Integer>(placed ? whole<T>(axis.out) : 0)) {
     for (int64_t tap = 0; tap < axis.size; ++tap) {
       const int64_t from = axis.place(0, tap), phase = (from % axis.stride + axis.stride) % axis.stride;
       taps_.push_back({phase, (from - phase) / axis.stride, from});
@@ -79,30 +90,53 @@ class Row {
     pitch_ = margin_ + std::max((axis.in - 1) / axis.stride + 1, std::max<int64_t>(0, taps_.back().shift) + whole<T>(axis.out)) + kLanes<T>;
     lines_ = memory<T>(phases_ * pitch_);
     std::fill_n(lines_.get(), phases_ * pitch_, -std::numeric_limits<T>::infinity());
-    for (int64_t i = 0; i < whole<T>(axis.out); ++i) first_[i] = axis.place(i, axis.first(i));
+    for (int64_t i = 0; placed && i < whole<T>(axis.out); ++i) first_[i] = axis.place(i, axis.first(i));
   }
 
   void read(const T* row) {
+    const int64_t size = axis_.in, stride = axis_.stride;
     int64_t done = 0;
-    if (axis_.stride == 1) {
-      for (; done + kLanes<T> <= axis_.in; done += kLanes<T>) store(line(0) + done, load(row + done));
-    } else if (axis_.stride == 2 && phases_ == 2) {
-      for (; 2 * (done + kLanes<T>) <= axis_.in; done += kLanes<T>) {
-        const auto [even, odd] = apart<T>(load(row + 2 * done), load(row + 2 * done + kLanes<T>));
+    if (stride == 1) {
+      vectors<T>(size, [&](int64_t at, auto, auto lanes) { lanes.store(line(0) + at, lanes.load(row + at)); });
+      return;
+    }
+    if (stride == 2 && phases_ == 2) {
+      for (; 2 * done < size; done += kLanes<T>) {
+        const int64_t at = 2 * done, next = at + kLanes<T>;
+        const auto [even, odd] = apart<T>(filled(row + at, size - at), filled(row + next, size - next));
         store(line(0) + done, even), store(line(1) + done, odd);
       }
+      return;
     }
-    for (int64_t phase = 0; phase < phases_; ++phase) {
-      T* to = line(phase);
-      for (int64_t i = done; i * axis_.stride + phase < axis_.in; ++i) to[i] = row[i * axis_.stride + phase];
+    if (phases_ > kFew) {
+      done = size / stride;
+      transpose(row, stride, done, phases_, line(0), pitch_);
     }
+    for (int64_t phase = 0; phase < phases_; ++phase)
+      for (int64_t i = done; i * stride + phase < size; ++i) line(phase)[i] = row[i * stride + phase];
+  }
+
+  // run(i, values) for vectors of windows from i on, of a row without NaN.
+  template <int count, class Run>
+  void values(int64_t i, const Run& run) const {
+    Vector<T> found[count];
+#pragma GCC unroll 4
+    for (int v = 0; v < count; ++v) found[v] = broadcast(-std::numeric_limits<T>::infinity());
+    for (const Tap& tap : taps_) {
+      const T* from = line(tap.phase) + tap.shift + i;
+#pragma GCC unroll 4
+      for (int v = 0; v < count; ++v) found[v] = greater<T>(load(from + v * kLanes<T>), found[v]);
+    }
+#pragma GCC unroll 4
+    for (int v = 0; v < count; ++v) run(i + v * kLanes<T>, found[v]);
   }
 
   // Those of the windows from i on. Places are of the row that begins at the place `base`.
   template <bool placed>
   Greatest<T, placed> from(int64_t i, int64_t base) const {
     const auto every = numbered<T>(std::make_index_sequence<kLanes<T>>()) * static_cast<Integer>(axis_.stride);
-    Greatest<T, placed> found{broadcast(-std::numeric_limits<T>::infinity()), load<Integer>(first_.get() + i)};
+    Greatest<T, placed> found{broadcast(-std::numeric_limits<T>::infinity()), {}};
+    if constexpr (placed) found.place = load<Integer>(first_.get() + i);
     for (const Tap& tap : taps_)
       found.see(load(line(tap.phase) + tap.shift + i), every + static_cast<Integer>(i * axis_.stride + tap.from));
     found.place += static_cast<Integer>(base);
@@ -114,6 +148,13 @@ class Row {
   struct Tap {
     int64_t phase, shift, from;
   };
+
+  // A vector of the next `left` numbers, and -infinity behind them.
+  static Vector<T> filled(const T* from, int64_t left) {
+    if (left >= kLanes<T>) return load(from);
+    const Part<T> lanes(left);
+    return lanes.keep(lanes.load(from), -std::numeric_limits<T>::infinity());
+  }
 
   // What stands at the places that are `phase` more than a multiple of the stride, and before and behind them -infinity.
   T* line(int64_t phase) const { return lines_.get() + phase * pitch_ + margin_; }
@@ -134,12 +175,15 @@ class Planes {
  public:
   explicit Planes(const Axes& axes)
       : axes_(axes),
-        row_(axes[2]),
+        row_(axes[2], placed),
         vectors_(whole<T>(axes[2].out) / kLanes<T>),
         along_(memory<Found>(axes[0].in * axes[1].in * vectors_)) {}
 
   void run(const T* x, T* values, int32_t* places) {
     const auto& [depths, rows, columns] = axes_;
+    if constexpr (!placed) {
+      if (depths.in * rows.in == 1) return along_row(x, values);
+    }
     int64_t left = depths.out * rows.out * columns.out, done = 0;
     for (int64_t d = 0; d < depths.out; ++d)
       for (int64_t r = 0; r < rows.out; ++r) {
@@ -159,6 +203,15 @@ class Planes {
 
  private:
   using Found = Greatest<T, placed>;
+
+  void along_row(const T* x, T* values) {
+    row_.read(x);
+    const bool ordered = !any_nan(x, axes_[2].in);
+    blocks<T>(axes_[2].out, [&](int64_t at, auto count, auto lanes) {
+      if (ordered) return row_.template values<count>(at, [&](int64_t i, Vector<T> v) { lanes.store(values + i, v); });
+      for (int v = 0; v < count; ++v, at += kLanes<T>) lanes.store(values + at, row_.template from<false>(at, 0).value);
+    });
+  }
 
   void read(int64_t row, const T* x) {
     row_.read(x);
