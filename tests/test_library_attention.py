@@ -58,14 +58,16 @@ def test_values_and_gradients_are_those_of_the_definition(shape, kind, rng):
         q, k, v, g = _arrays(rng, shape, dtype)
         form, bias, mask = _form(rng, kind, shape, dtype)
 
-        def slopes(function, *arrays, g=g, form=form, bias=bias, mask=mask):
-            y, pull = jax.vjp(lambda *moving: function(form, *moving, bias, mask)[0], *arrays)
+        moving = (q, k, v, bias) if form.biased else (q, k, v)
+
+        def slopes(function, *arrays, g=g, form=form, rest=(bias, mask)[len(moving) - 3 :]):
+            y, pull = jax.vjp(lambda *moving: function(form, *moving, *rest)[0], *arrays)
             return y, *pull(g)
 
-        call = jax.jit(lambda *a, slopes=slopes: slopes(attention._library, *a)).lower(q, k, v)
+        call = jax.jit(lambda *a, slopes=slopes: slopes(attention._library, *a)).lower(*moving)
         assert "jnn_attention_gradient" in call.as_text()
-        expected = quick_jit(lambda *a, slopes=slopes: slopes(attention._definition, *a))(q, k, v)
-        for a, b in zip(call.compile()(q, k, v), expected, strict=True):
+        expected = quick_jit(lambda *a, slopes=slopes: slopes(attention._definition, *a))(*moving)
+        for a, b in zip(call.compile()(*moving), expected, strict=True):
             np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol * float(jnp.abs(b).max() + 1))
 
 

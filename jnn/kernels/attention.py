@@ -205,12 +205,19 @@ def _slopes(form: _Form, g: Array, y: Array, logs: Array, *arrays: Array) -> tup
     return jax.vjp(lambda q, k, v: _definition(form, q, k, v, *known), q, k, v)[1]((g,))
 
 
+def _slopes_and_of_scores(form: _Form, g: Array, y: Array, logs: Array, *arrays: Array) -> tuple[Array, ...]:
+    q, k, v, bias, mask = arrays
+    each = jnp.broadcast_to(bias, (*logs.shape, k.shape[-2]))
+    return jax.vjp(lambda q, k, v, each: _definition(form, q, k, v, each, mask), q, k, v, each)[1]((g,))
+
+
 def _attributes(form: _Form) -> dict[str, Any]:
     return {"causal": form.causal, "scale": np.float64(form.scale), "rate": np.float64(form.rate)}
 
 
 _run = foreign("jnn_attention", _with_logs, _attributes)
 _run_gradient = foreign("jnn_attention_gradient", _slopes, _attributes)
+_run_gradient_of_scores = foreign("jnn_attention_gradient", _slopes_and_of_scores, _attributes)
 
 
 def _forward(form: _Form, *arrays: Array) -> tuple[tuple[Array], tuple[Array, Array]]:
@@ -221,10 +228,16 @@ def _forward(form: _Form, *arrays: Array) -> tuple[tuple[Array], tuple[Array, Ar
 def _backward(
     form: _Form, cotangents: tuple[Array], residuals: tuple[Array, Array], arrays: tuple[Array, ...], wanted: tuple[bool, ...]
 ) -> tuple[Any, ...]:
+    if not wanted[3]:
+        return *_run_gradient(form, *cotangents, *residuals, *arrays), None
     q, k, v, bias, mask = arrays
+    scores = (*q.shape[:-1], k.shape[-2])
+    if form.backend is SDPBackend.MATH or bias.shape == scores:
+        *slopes, of_scores = _run_gradient_of_scores(form, *cotangents, *residuals, *arrays)
+        return *slopes, *jax.linear_transpose(lambda bias: jnp.broadcast_to(bias, scores), bias)(of_scores)
+    # All slopes at once would be what this backend is there to avoid.
     slopes = _run_gradient(form, *cotangents, *residuals, *arrays)
-    by_bias = jax.vjp(lambda bias: _definition(form, q, k, v, bias, mask), bias)[1](cotangents)[0] if wanted[3] else None
-    return *slopes, by_bias
+    return *slopes, *jax.vjp(lambda bias: _definition(form, q, k, v, bias, mask), bias)[1](cotangents)
 
 
 _library = differentiable(_definition, _forward, _backward)

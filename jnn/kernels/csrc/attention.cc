@@ -307,16 +307,27 @@ void attend_few(const Sizes& s, const T* q, const T* k, const T* v, const T* bia
   }
 }
 
+// By scores they are (queries, keys), where they are wanted.
+template <class T>
+struct Gradients {
+  T *by_q, *by_k, *by_v, *by_score;
+
+  Gradients of(int64_t head, const Sizes& s) const {
+    return {by_q + head * s.queries * s.width, by_k + head * s.keys * s.width, by_v + head * s.keys * s.value_width,
+            by_score ? by_score + head * s.queries * s.keys : nullptr};
+  }
+};
+
 // Its gradients.
 template <class T>
 void differentiate_few(const Sizes& s, const T* q, const T* k, const T* v, const T* bias, int64_t bias_row, Kept<T> kept, const T* y,
-                       const T* g, T* by_q, T* by_k, T* by_v) {
+                       const T* g, const Gradients<T>& to) {
   const T scale = s.scale;
   const auto own = memory<T>(s.width + s.keys);
   T* weights = own.get() + s.width;
-  std::fill_n(by_k, s.keys * s.width, T{0});
-  std::fill_n(by_v, s.keys * s.value_width, T{0});
-  std::fill_n(by_q, s.queries * s.width, T{0});
+  std::fill_n(to.by_k, s.keys * s.width, T{0});
+  std::fill_n(to.by_v, s.keys * s.value_width, T{0});
+  std::fill_n(to.by_q, s.queries * s.width, T{0});
   for (int64_t i = 0; i < s.queries; ++i) {
     for (int64_t j = 0; j < s.width; ++j) own[j] = scale * q[i * s.width + j];
     weigh(s, i, own.get(), k, bias ? bias + i * bias_row : nullptr, weights);
@@ -324,9 +335,10 @@ void differentiate_few(const Sizes& s, const T* q, const T* k, const T* v, const
     const T mean = dot(s.value_width, slope, y + i * s.value_width);
     for (int64_t key = 0; key < s.keys; ++key) {
       const T factor = kept.at(key, i), by_score = weights[key] * (dot(s.value_width, slope, v + key * s.value_width) * factor - mean);
-      add(s.value_width, weights[key] * factor, slope, by_v + key * s.value_width);
-      add(s.width, by_score, own.get(), by_k + key * s.width);
-      add(s.width, by_score * scale, k + key * s.width, by_q + i * s.width);
+      add(s.value_width, weights[key] * factor, slope, to.by_v + key * s.value_width);
+      add(s.width, by_score, own.get(), to.by_k + key * s.width);
+      add(s.width, by_score * scale, k + key * s.width, to.by_q + i * s.width);
+      if (to.by_score) to.by_score[i * s.keys + key] = by_score;
     }
   }
 }
@@ -389,7 +401,7 @@ struct Backward {
   int64_t begin, end;
   const T *q, *k, *v, *y, *logs, *g;
   const T *packed_k, *packed_v;
-  T *by_q, *by_k, *by_v;
+  T *by_q, *by_k, *by_v, *by_score;
   T scale;
 };
 
@@ -436,8 +448,13 @@ void differentiate(const Queries<T>& q, const Backward<T>& b) {
   std::fill(std::copy_n(b.logs + q.first, q.count, logs), logs + wide, std::numeric_limits<T>::infinity());
   for (int64_t i = 0; i < q.count; ++i)
     for (int64_t j = 0; j < value_width; ++j) means[i] += g[i * value_width + j] * y[i * value_width + j];
-  for (int64_t begin = b.begin; begin < b.end && q.panels.begin(begin) < q.seen(); begin += kPanelsAtOnce) {
+  T* by_score = b.by_score ? b.by_score + q.first * q.sizes.keys : nullptr;
+  for (int64_t begin = b.begin; begin < b.end; begin += kPanelsAtOnce) {
     const int64_t end = std::min(begin + kPanelsAtOnce, b.end), first = q.panels.begin(begin), keys = q.panels.begin(end) - first;
+    if (first >= q.seen()) {
+      for (int64_t i = 0; by_score && i < q.count; ++i) std::fill_n(by_score + i * q.sizes.keys + first, keys, T{0});
+      continue;
+    }
     const int64_t own_first = first - q.panels.begin(b.begin);
     scores<T, vectors>(q, begin, end, b.packed_k - q.panels.begin(b.begin) * width, turned, bias, weights);
     for (int64_t p = begin; p < end; ++p) {
@@ -446,6 +463,7 @@ void differentiate(const Queries<T>& q, const Backward<T>& b) {
                                          wide, false);
     }
     slopes<T, vectors>(q, first, keys, logs, means, weights, slope);
+    if (by_score) transpose(slope, wide, keys, q.count, by_score + first, q.sizes.keys);
     add_rows<T, vectors>(keys, slope, b.k + first * width, width, by_q);
     add_outer<T, vectors>(q.panels, begin, end, q.count, slope, rows, pitch, b.by_k + own_first * pitch);
     add_outer<T, vectors>(q.panels, begin, end, q.count, weights, rows_g, value_pitch, b.by_v + own_first * value_pitch);
@@ -455,19 +473,13 @@ void differentiate(const Queries<T>& q, const Backward<T>& b) {
 }
 
 template <class T>
-struct Gradients {
-  T *by_q, *by_k, *by_v;
-};
-
-template <class T>
 void backward(Pool& pool, const Sizes& s, const T* q, const T* k, const T* v, const Bias<T>& bias, Kept<T> kept, const T* y, const T* logs,
               const T* g, const Gradients<T>& to) {
   if (s.queries <= kFew) {
     return parallel(pool, s.heads, [&](int64_t head) {
       const int64_t query = head * s.queries, key = head * s.keys;
       differentiate_few(s, q + query * s.width, k + key * s.width, v + key * s.value_width, bias.of(head, s), bias.row,
-                        kept.of(head, s.keys), y + query * s.value_width, g + query * s.value_width, to.by_q + query * s.width,
-                        to.by_k + key * s.width, to.by_v + key * s.value_width);
+                        kept.of(head, s.keys), y + query * s.value_width, g + query * s.value_width, to.of(head, s));
     });
   }
   const Parts panels(s.keys, kMostRows), parts(panels.parts, std::max<int64_t>(kPanelsAtOnce, panels.parts * s.heads / kTasks));
@@ -497,6 +509,7 @@ void backward(Pool& pool, const Sizes& s, const T* q, const T* k, const T* v, co
                         by_q,
                         sums.get(),
                         by_v,
+                        to.of(head, s).by_score,
                         T(s.scale)};
     by_block<T>(0, s.queries, [&](auto vectors, int64_t from, int64_t count) {
       differentiate<T, vectors()>({s, panels, bias.of(head, s), bias.row, kept.of(head, s.keys), from, count}, b);
@@ -547,13 +560,16 @@ ffi::Error attention(Pool pool, In q, In k, In v, In bias, Mask mask, Out y, Out
   });
 }
 
-ffi::Error gradient(Pool pool, In g, In y, In logs, In q, In k, In v, In bias, Mask mask, Out by_q, Out by_k, Out by_v, bool causal,
-                    double scale, double rate) {
+// The gradient by scores is the fourth where there are so many.
+ffi::Error gradient(Pool pool, In g, In y, In logs, In q, In k, In v, In bias, Mask mask, Out by_q, Out by_k, Out by_v,
+                    ffi::RemainingRets rest, bool causal, double scale, double rate) {
   const Sizes s = sizes_of(q, v, causal, scale, rate);
   return by_type(q.element_type(), [&](auto zero) {
     using T = decltype(zero);
+    auto of_scores = rest.get<In>(0);
+    T* by_score = of_scores.has_value() ? data<T>(*of_scores) : nullptr;
     backward<T>(pool, s, data<T>(q), data<T>(k), data<T>(v), bias_of<T>(bias, s), kept_of<T>(mask, s), data<T>(y), data<T>(logs),
-                data<T>(g), {data<T>(by_q), data<T>(by_k), data<T>(by_v)});
+                data<T>(g), {data<T>(by_q), data<T>(by_k), data<T>(by_v), by_score});
   });
 }
 
@@ -569,7 +585,8 @@ auto bound() {
 
 auto gradient_bound() {
   auto cotangents = ffi::Ffi::Bind().Ctx<Pool>().Arg<In>().Arg<In>().Arg<In>();
-  return with_attributes(std::move(cotangents).Arg<In>().Arg<In>().Arg<In>().Arg<In>().Arg<Mask>().Ret<In>().Ret<In>().Ret<In>());
+  return with_attributes(
+      std::move(cotangents).Arg<In>().Arg<In>().Arg<In>().Arg<In>().Arg<Mask>().Ret<In>().Ret<In>().Ret<In>().RemainingRets());
 }
 
 }  // namespace
