@@ -16,6 +16,7 @@ from ..core.spec import buffer, config, layer
 from ..kernels.gather import pick
 from ..kernels.softmax import log_softmax, log_softmax_at
 from ..kernels.softplus import softplus
+from ..kernels.sums import sum_last
 from .reduction import Flag, Loss, PlainLoss, constant, loss_function, reduced
 
 Array = jax.Array
@@ -109,7 +110,7 @@ def nll_loss(
     _require_weight(who, input, weight)
     axis = min(input.ndim - 1, 1)
     scale = target_scale(target, weight, input.shape[axis], ignore_index, input.dtype)
-    return reduced(_nll(pick(input, target, axis)[0], target, scale, ignore_index), reduction, jnp.sum(scale))
+    return reduced(_nll(pick(input, target, axis)[0], target, scale, ignore_index), reduction, sum_last(scale, scale.ndim))
 
 
 @loss_function(values=functools.partial(_check_indices, "cross_entropy"))
@@ -148,7 +149,7 @@ def cross_entropy(
             spread = jnp.sum(log_probs if weight is None else log_probs * _along(weight, log_probs, axis), axis)
             spread = jnp.where(target == ignore_index, 0, spread)
             elements = (1 - label_smoothing) * elements - label_smoothing / classes * spread
-        return reduced(elements, reduction, jnp.sum(scale))
+        return reduced(elements, reduction, sum_last(scale, scale.ndim))
     log_probs = log_softmax(input, axis)
     if label_smoothing:
         target = target * (1 - label_smoothing) + label_smoothing / classes

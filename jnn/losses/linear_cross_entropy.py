@@ -14,6 +14,7 @@ from ..core import checks
 from ..core.spec import Layer, buffer, config, layer
 from ..kernels import linear_cross_entropy as kernel
 from ..kernels.linear_cross_entropy import Head
+from ..kernels.sums import sum_last
 from ..layers.linear import Linear
 from .classification import require_smoothing, require_target, target_scale
 from .reduction import Loss, constant, loss_function, reduced
@@ -113,7 +114,7 @@ def linear_cross_entropy(
         return reduced(elements.reshape(*input.shape[:-1], *classes[1:]), reduction)
     scale = target_scale(target, weight, classes[0], ignored, input.dtype)
     found = kernel.elements(x, head, target.reshape(len(x), -1), scale.reshape(len(x), -1), label_smoothing, options)
-    return reduced(jnp.where(target == ignored, 0, found.reshape(target.shape)), reduction, jnp.sum(scale))
+    return reduced(jnp.where(target == ignored, 0, found.reshape(target.shape)), reduction, sum_last(scale, scale.ndim))
 
 
 @layer
