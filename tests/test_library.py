@@ -39,6 +39,7 @@ CASES = {
     "strides over more than the kernel": (2, 2, 3, (11, 10), (1, 2), {"stride": (3, 4)}),
     "long strides": (3, 3, 17, (37, 90), (5, 5), {"stride": (4, 5), "padding": (1, 2)}),
     "pieces": (3, 3, 20, (16, 80), (4, 4), {"stride": 4}),
+    "pieces that make whole tiles": (2, 2, 15, (64, 64), (8, 8), {"stride": 8}),
     "dilation": (3, 3, 16, (9, 37), (3, 3), {"dilation": (2, 3), "padding": 2}),
     "dilation and stride": (3, 3, 4, (9, 14), (3, 2), {"dilation": 2, "stride": (2, 3), "padding": 2}),
     "kernel of 1": (18, 18, 15, (5, 7), (1, 1), {}),

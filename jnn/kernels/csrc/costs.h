@@ -1,8 +1,8 @@
 // About how long the forms of a convolution take, in cycles of a product of vectors.
 //
-// What a form does is counted; what each of these things costs was fitted to 960 random convolutions in all forms, on both levels. What is
-// chosen by it takes 1.02 times as long as the best form by the geometric mean and 1.7 times at most; of phases of gradients by the input,
-// 1.04 and 1.9 times. Other convolutions, timed by what was chosen, took 1.04 to 1.08 times as long.
+// What a form does is counted; what each of these things costs was fitted to 960 random convolutions in all forms, on both levels, and
+// what is read in steps again to 200 whose steps are often as long as their kernels. Of these what is chosen takes 1.04 times as long as
+// the best form by the geometric mean and 2.3 times at most (1.08 and 3.0 before); of phases of gradients by the input, 1.04 and 1.9 times.
 #pragma once
 
 #include <algorithm>
@@ -12,6 +12,7 @@
 
 #include "geometry.h"
 #include "products.h"
+#include "transpose.h"
 #include "vector.h"
 
 namespace jnn {
@@ -33,7 +34,11 @@ class Costs {
     const double pitch = grid_.places[2] + reach_[2], rows = (grid_.places[0] + reach_[0]) * (grid_.places[1] + reach_[1]);
     const double tiles = grid_.places[0] * std::ceil((pitch * grid_.places[1] - reach_[2]) / kTileColumns<T>);
     return c_.groups * c_.batch *
-           (products(tiles) + (grid_.far() ? 30.0 : 15.0) * c_.in * phases.size() * rows * vectors(pitch) +
+           (products(tiles) +
+            (grid_.far()             ? 60.0
+             : grid_.in_step[2] == 2 ? 25.0
+                                     : 15.0) *
+                c_.in * phases.size() * rows * vectors(pitch) +
             20.0 * c_.out * lines() * vectors(grid_.places[2]) + in_steps());
   }
 
@@ -42,7 +47,8 @@ class Costs {
     const double places = product(grid_.places), copied = lines() * vectors(grid_.places[2]) * apart();
     const double tiles = places < kTileColumns<T> ? places / kTileColumns<T> : std::ceil(places / kTileColumns<T>);
     return c_.groups * c_.batch *
-           (products(tiles) + 5.0 * c_.in * taps() * copied + 50.0 * c_.out * vectors(places) + 10.0 * c_.in * read() + in_steps());
+           (products(tiles) + 7.0 * c_.in * taps() * copied + (grid_.whole() ? 30.0 : 50.0) * c_.out * vectors(places) +
+            10.0 * c_.in * read() + in_steps());
   }
 
   // Products for what is inside the image only, of joined groups; and what grids of one input read once.
@@ -51,7 +57,7 @@ class Costs {
     double inside = 0;
     for (const Tap& tap : grid_.taps)
       inside += double(grid_.inside(0, tap.offset[0]).size()) / grid_.places[0] * grid_.inside(1, tap.offset[1]).size() / grid_.places[1];
-    return c_.groups / joined * c_.batch * product(grid_.places) * (inside * (0.7 * in * out + 8.0 * vectors(in)) + 35.0 * out);
+    return c_.groups / joined * c_.batch * product(grid_.places) * (inside * (0.5 * in * out + 4.0 * vectors(in)) + 40.0 * out);
   }
   double outputs_read() const { return 25.0 * c_.groups * c_.batch * c_.in * read(); }
 
@@ -59,11 +65,11 @@ class Costs {
   double taps() const { return grid_.taps.size(); }
   double lines() const { return grid_.places[0] * grid_.places[1]; }
   double read() const { return double(product(grid_.in)) / kLanes<T>; }
-  // In long steps numbers are read one by one or, of taps that are neighbours, by squares that are transposed. Not of the fit: ViT's first
-  // layer, 16 x 16 in steps of 16, takes 1.8 ms by patches and 2.3 by slabs.
+  // In long steps numbers are read one by one or, of taps that are neighbours, by squares that are transposed.
   double apart() const {
     if (!grid_.far()) return grid_.in_step[2];
-    return std::max(1.0, 20.0 / std::min<int64_t>(kLanes<T>, grid_.neighbours(0)));
+    const int64_t together = std::min<int64_t>(kLanes<T>, grid_.neighbours()[0]);
+    return together > kFew ? std::max(1.0, 14.0 / together) : 2.0 * grid_.in_step[2];
   }
   // What is written number by number.
   double in_steps() const { return grid_.out_step[2] > 1 ? 1.5 * c_.out * product(grid_.places) : 0; }

@@ -39,16 +39,18 @@ struct Grid {
     return least;
   }
 
-  // How many taps from one on are neighbours along a row.
-  int64_t neighbours(int64_t tap) const {
-    auto follows = [&](size_t next) {
-      const Ints &offset = taps[next].offset, &before = taps[next - 1].offset;
-      return offset == Ints{before[0], before[1], before[2] + 1};
-    };
-    size_t next = tap + 1;
-    while (next < taps.size() && follows(next)) ++next;
-    return next - tap;
+  // Of each tap, how many from it on are neighbours along a row.
+  std::vector<int64_t> neighbours() const {
+    std::vector<int64_t> found(taps.size(), 1);
+    for (int64_t tap = int64_t(taps.size()) - 2; tap >= 0; --tap) {
+      const Ints &own = taps[tap].offset, &next = taps[tap + 1].offset;
+      if (next == Ints{own[0], own[1], own[2] + 1}) found[tap] += found[tap + 1];
+    }
+    return found;
   }
+
+  // Whether places are the outputs, one after another.
+  bool whole() const { return places == out && first == Ints{0, 0, 0} && out_step == Ints{1, 1, 1}; }
 
   // Whether places are read in such steps that few of those in a vector's reach are.
   bool far() const { return in_step[2] > 2; }
@@ -71,7 +73,7 @@ struct Grid {
   // A kernel of 1 in steps of 1 knows no rows.
   void flatten() {
     const Ints one{1, 1, 1}, none{0, 0, 0};
-    if (taps.size() != 1 || taps[0].offset != none || in_step != one || out_step != one || places != in || places != out) return;
+    if (taps.size() != 1 || taps[0].offset != none || in_step != one || places != in || !whole()) return;
     places = in = out = Ints{1, 1, product(in)};
   }
 };

@@ -39,8 +39,10 @@ struct Read {
 template <class T>
 class Block {
  public:
-  // Places have their slots in parts of `width`, `pitch` apart; the last part is filled up.
-  Block(const Grid& grid, int64_t in_channels, int64_t begin, int64_t end, int64_t width, int64_t pitch) : grid_(grid) {
+  // Places have their slots in parts of `width`, `pitch` apart; the last part is filled up. Not `past` the cache, parts whose outputs
+  // follow each other need not be written: they are computed where they belong.
+  Block(const Grid& grid, int64_t in_channels, int64_t begin, int64_t end, int64_t width, int64_t pitch, bool past)
+      : grid_(grid), own_((end - begin + width - 1) / width, Whole{kNone, 0}) {
     const int64_t an_image = product(grid.places), columns = grid.places[2];
     for (int64_t at = begin; at < end;) {
       const int64_t rest = at % an_image, x = rest % columns, row = rest / columns, within = (at - begin) % width;
@@ -49,17 +51,13 @@ class Block {
       runs_.push_back({at / an_image, {row / grid.places[1], row % grid.places[1], x}, static_cast<int>(count), at - begin, slot});
       at += count;
     }
+    if (grid.whole()) write_along(begin, end, width, past);
+    else writes_ = runs_;
     reads_.reserve(runs_.size() * grid.taps.size());
     for (const Tap& tap : grid.taps)
       for (const Run& run : runs_) reads_.push_back(read(run, tap, in_channels));
     const int64_t filled = (end - begin) % width;
     for (int64_t at = filled; filled && at < width; at += kLanes<T>) gaps_.push_back((end - begin) / width * pitch + at);
-  }
-
-  // How many taps from one on are copied at a time: neighbours, where few of those that a vector has in reach are of one tap.
-  int64_t together(int64_t tap) const {
-    const int64_t count = grid_.far() ? std::min<int64_t>(kLanes<T>, grid_.neighbours(tap)) : 1;
-    return count > kFew ? count : 1;
   }
 
   // What the places read of the channel that begins at `channel`, for taps from one on, each `pitch` behind the other, into their slots. Up
@@ -75,10 +73,16 @@ class Block {
     for (int64_t slot : gaps_) store(to + slot, Vector<T>{});
   }
 
-  // The places' values, one by one, into the channel of the output that begins at `channel`; `past` the cache where they can be.
+  // Where a part's values are computed in the channel of the output that begins at `channel`, or nothing.
+  T* own(int64_t part, T* channel, int64_t out_channels) const {
+    const auto [image, place] = own_[part];
+    return image == kNone ? nullptr : channel + image * out_channels * product(grid_.out) + place;
+  }
+
+  // Other places' values, one by one, into the channel of the output that begins at `channel`; `past` the cache where they can be.
   void write(const T* from, T* channel, int64_t out_channels, bool past) const {
     const int64_t step = grid_.out_step[2];
-    for (const Run& run : runs_) {
+    for (const Run& run : writes_) {
       int64_t to = run.image * out_channels;
       for (int d = 0; d < 3; ++d) to = to * grid_.out[d] + grid_.first[d] + run.place[d] * grid_.out_step[d];
       if (past && step == 1 && run.count == kLanes<T>) stream(channel + to, load(from + run.at));
@@ -87,6 +91,23 @@ class Block {
   }
 
  private:
+  static constexpr int64_t kNone = -1;
+  struct Whole {
+    int64_t image, place;
+  };
+
+  // Rows of outputs that follow each other are one.
+  void write_along(int64_t begin, int64_t end, int64_t width, bool past) {
+    const int64_t an_image = product(grid_.places);
+    for (int64_t at = begin, count; at < end; at += count) {
+      const int64_t image = at / an_image, rest = at % an_image, part = (at - begin) / width, within = (at - begin) % width;
+      const bool whole = !past && within == 0 && width <= std::min(end - at, an_image - rest);
+      count = whole ? width : std::min({an_image - rest, end - at, width - within, int64_t{kLanes<T>}});
+      if (whole) own_[part] = {image, rest};
+      else writes_.push_back({image, {0, 0, rest}, static_cast<int>(count), at - begin, 0});
+    }
+  }
+
   void copy_together(const T* channel, const Read* first, int64_t taps, T* to, int64_t pitch) const {
     // What gaps write behind a part is overwritten.
     for (int64_t t = 0; t < taps; ++t)
@@ -112,17 +133,30 @@ class Block {
       inside = inside && (d == 2 || (at >= 0 && at < grid_.in[d]));
       from = from * grid_.in[d] + at;
     }
-    const int64_t step = grid_.in_step[2], x = run.place[2] * step + tap.offset[2];
+    const int64_t step = grid_.in_step[2], x = run.place[2] * step + tap.offset[2], count = run.count;
+    if (!inside) return {from, 0};
+    if (x >= 0 && x + (count - 1) * step < grid_.in[2]) return {from, between(0, run.count)};
     const int64_t first = x < 0 ? (-x + step - 1) / step : 0, end = x < grid_.in[2] ? (grid_.in[2] - 1 - x) / step + 1 : 0;
-    const int64_t count = run.count;
-    return {from, inside ? between(std::min(first, count), std::min(end, count)) : 0};
+    return {from, between(std::min(first, count), std::min(end, count))};
   }
 
   const Grid& grid_;
-  std::vector<Run> runs_;
+  std::vector<Run> runs_, writes_;
   std::vector<Read> reads_;
+  std::vector<Whole> own_;
   std::vector<int64_t> gaps_;
 };
+
+// How many taps from each on are copied at a time: neighbours, where few of those that a vector has in reach are of one tap.
+template <class T>
+std::vector<int64_t> together(const Grid& grid) {
+  std::vector<int64_t> found = grid.neighbours();
+  for (int64_t& count : found) {
+    count = std::min<int64_t>(kLanes<T>, count);
+    if (count <= kFew || !grid.far()) count = 1;
+  }
+  return found;
+}
 
 template <class T>
 void convolve(Pool& pool, const Channels& c, const Grid& grid, const T* x, const T* w, T* y) {
@@ -132,20 +166,24 @@ void convolve(Pool& pool, const Channels& c, const Grid& grid, const T* x, const
   const auto weights = ordered(pool, c, grid, w, rows);
   // A task is a block of places and some units, a unit some rows of a group.
   const int64_t wanted = kTasksAThread * pool.num_threads(), most_tiles = (places + width - 1) / width;
-  const int64_t block_size = std::clamp(most_tiles / wanted, int64_t{1}, kTilesAtOnce) * width,
-                blocks = (places + block_size - 1) / block_size;
-  const Parts unit_rows(rows.parts, std::clamp(rows.parts * c.groups * blocks / wanted, int64_t{1}, kRowsAtOnce / kMostRows));
+  Parts blocks(most_tiles, std::clamp(most_tiles / wanted, int64_t{1}, kTilesAtOnce));
+  // As many for each thread.
+  const int64_t threads = std::max<int64_t>(1, pool.num_threads());
+  blocks.parts = std::min(most_tiles, (blocks.parts + threads - 1) / threads * threads);
+  const int64_t block_size = (most_tiles + blocks.parts - 1) / blocks.parts * width;
+  const Parts unit_rows(rows.parts, std::clamp(rows.parts * c.groups * blocks.parts / wanted, int64_t{1}, kRowsAtOnce / kMostRows));
   const int64_t units = c.groups * unit_rows.parts;
-  const Parts unit_tasks(units, std::max<int64_t>(1, units * blocks / wanted));
+  const Parts unit_tasks(units, std::max<int64_t>(1, units * blocks.parts / wanted));
   const int64_t pitch = std::min(depth, kDepth) * width + kLanes<T>,
                 most_rows = std::min(c.out, (rows.parts / unit_rows.parts + 1) * kMostRows);
+  const std::vector<int64_t> at_once = together<T>(grid);
   std::vector<int32_t> offsets(std::min(depth, kDepth));
   for (size_t k = 0; k < offsets.size(); ++k) offsets[k] = k * width;
   const bool past = past_cache<T>(c.batch * c.groups * c.out * out_size);
-  parallel(pool, blocks * unit_tasks.parts, [&](int64_t task) {
-    const int64_t begin = task / unit_tasks.parts * block_size, end = std::min(begin + block_size, places), part = task % unit_tasks.parts;
-    const int64_t tiles = (end - begin + width - 1) / width;
-    const Block<T> block(grid, c.groups * c.in, begin, end, width, pitch);
+  parallel(pool, blocks.parts * unit_tasks.parts, [&](int64_t task) {
+    const int64_t i = task / unit_tasks.parts, part = task % unit_tasks.parts, tiles = blocks.size(i);
+    const int64_t begin = blocks.begin(i) * width, end = std::min(begin + tiles * width, places);
+    const Block<T> block(grid, c.groups * c.in, begin, end, width, pitch, past);
     const auto patches = memory<T>(tiles * pitch), sums = memory<T>(most_rows * block_size);
     for (int64_t unit = unit_tasks.begin(part); unit < unit_tasks.begin(part + 1); ++unit) {
       const int64_t group = unit / unit_rows.parts, first = unit_rows.begin(unit % unit_rows.parts);
@@ -156,15 +194,17 @@ void convolve(Pool& pool, const Channels& c, const Grid& grid, const T* x, const
         const int64_t terms = std::min(kDepth, depth - k);
         for (int64_t i = 0, count; i < terms; i += count) {
           const int64_t channel = (k + i) / taps, tap = (k + i) % taps;
-          count = std::min(block.together(tap), terms - i);
+          count = std::min(at_once[tap], terms - i);
           block.copy(input + channel * in_size, tap, count, patches.get() + i * width, width);
         }
         for (int64_t r = first; r < last; ++r) {
           const int64_t o = rows.begin(r), count = rows.size(r);
-          T* to = sums.get() + (o - row) * block_size;
-          for (int64_t t = 0; t < tiles; ++t)
-            kTiles<T>[count - 1](terms, factors + o* depth + k* count, count, patches.get() + t* pitch, offsets.data(), to + t* width,
-                                 block_size, k > 0);
+          for (int64_t t = 0; t < tiles; ++t) {
+            T* own = block.own(t, y + (group * c.out + o) * out_size, c.groups * c.out);
+            T* to = own ? own : sums.get() + (o - row) * block_size + t * width;
+            kTiles<T>[count - 1](terms, factors + o* depth + k* count, count, patches.get() + t* pitch, offsets.data(), to,
+                                 own ? out_size : block_size, k > 0);
+          }
         }
       }
       for (int64_t o = row; o < rows.begin(last); ++o)

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <tuple>
 #include <utility>
 
 #include "lanes.h"
@@ -28,6 +29,30 @@ inline void transpose_square(Vector<T>* rows) {
   if constexpr (half > 1) transpose_square<T, half / 2>(rows);
 }
 
+// Every `count`-th number of as many vectors, from each of the first on, where count is a power of 2.
+template <class T, int count>
+[[gnu::always_inline]] inline void spread_apart(Vector<T>* v) {
+  if constexpr (count > 1) {
+    Vector<T> even[count / 2], odd[count / 2];
+#pragma GCC unroll 8
+    for (int i = 0; i < count / 2; ++i) std::tie(even[i], odd[i]) = apart<T>(v[2 * i], v[2 * i + 1]);
+    spread_apart<T, count / 2>(even), spread_apart<T, count / 2>(odd);
+#pragma GCC unroll 8
+    for (int i = 0; i < count / 2; ++i) v[2 * i] = even[i], v[2 * i + 1] = odd[i];
+  }
+}
+
+// to(j)[i] = from[i * columns + j] for i < rows, no more than lanes.
+template <int columns, class T, class To>
+inline void transpose_narrow(const T* from, int64_t rows, const To& to) {
+  Vector<T> v[columns];
+#pragma GCC unroll 8
+  for (int j = 0; j < columns; ++j) v[j] = load_some(from + j * kLanes<T>, rows * columns - j * kLanes<T>);
+  spread_apart<T, columns>(v);
+#pragma GCC unroll 8
+  for (int j = 0; j < columns; ++j) store_some(to(j), v[j], rows);
+}
+
 // So few rows or columns are faster number by number.
 constexpr int64_t kFew = 3;
 // Rows that are written in turns go past the cache by whole lines: by halves of them they take twice as long.
@@ -39,6 +64,11 @@ void transpose_to(const T* from, int64_t from_pitch, int64_t rows, int64_t colum
   constexpr int64_t lanes = kLanes<T>;
   for (int64_t i = 0; i < rows; i += lanes) {
     const int64_t height = std::min(lanes, rows - i);
+    if (from_pitch == columns && step == 1 && columns < lanes && !past && (columns == 4 || columns == 8)) {
+      const auto row = [&](int64_t j) { return to(j) + i; };
+      columns == 4 ? transpose_narrow<4>(from + i * columns, height, row) : transpose_narrow<8>(from + i * columns, height, row);
+      continue;
+    }
     for (int64_t j = 0; j < columns; j += lanes) {
       const int64_t width = std::min(lanes, columns - j);
       if (height <= kFew || width <= kFew) {
