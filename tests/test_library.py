@@ -70,7 +70,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("form", ["", "patches", "slabs", "winograd", "outputs", "channels"])
+@pytest.mark.parametrize("form", ["", "patches", "slabs", "winograd", "outputs", "columns", "channels"])
 @pytest.mark.parametrize(("channels", "per_group", "outputs", "sizes", "kernel", "options"), CASES.values(), ids=CASES)
 def test_every_form_of_a_convolution_is_its_definition(
     form, channels, per_group, outputs, sizes, kernel, options, rng, monkeypatch, quick_compilation

@@ -5,6 +5,7 @@
 #include <string_view>
 
 #include "buffers.h"
+#include "columns.h"
 #include "correlation.h"
 #include "costs.h"
 #include "depthwise.h"
@@ -59,25 +60,33 @@ bool by_winograd(const Choice& choice, const Channels& c, const Grid& grid, bool
   return choice.allows("winograd", enough && fewer);
 }
 
-// Whether lanes are outputs, of all grids.
+// Whether lanes are outputs, of all grids, or columns are added up, of the convolution whose gradient they are.
 template <class T>
-bool by_outputs(const Channels& c, const std::vector<Grid>& grids) {
-  double own = Costs<T>(c, grids[0]).outputs_read(), others = 0;
-  for (const Grid& grid : grids) {
-    const Costs<T> costs(c, grid);
-    own += costs.outputs(), others += std::min(costs.slabs(), costs.patches());
-  }
-  return own < others;
-}
+struct Chosen {
+  bool outputs, columns;
 
-// Outputs of one grid or, of a gradient by the input, of one for each phase of the stride.
+  Chosen(const Channels& c, const std::vector<Grid>& grids, const Grid* whole) {
+    double own = Costs<T>(c, grids[0]).outputs_read(), others = 0;
+    for (const Grid& grid : grids) {
+      const Costs<T> costs(c, grid);
+      own += costs.outputs(), others += std::min(costs.slabs(), costs.patches());
+    }
+    outputs = own < others;
+    columns = whole && Costs<T>(c, *whole).columns() < std::min(own, others);
+  }
+};
+
+// Outputs of one grid or, of a gradient by the input, of one for each phase of the stride; `whole` is then of the convolution itself.
 template <class T>
-void convolve(Pool& pool, const Choice& choice, const Channels& c, const std::vector<Grid>& grids, const T* x, const T* w, T* y) {
+void convolve(Pool& pool, const Choice& choice, const Channels& c, const std::vector<Grid>& grids, const Grid* whole, const T* x,
+              const T* w, T* y) {
   const bool read = std::any_of(grids.begin(), grids.end(), [](const Grid& grid) { return !grid.taps.empty(); });
   const bool enough = std::min(c.in, c.out) >= kChannels && c.in * c.out >= kVectors * kLanes<T> * kLanes<T>;
   if (grids.size() == 1 && by_winograd(choice, c, grids[0], enough)) return winograd::convolve(pool, c, grids[0], x, w, y);
   if (read && by_channel<T>(choice, c, kOutputs)) return depthwise::convolve(pool, c, grids, x, w, y);
-  if (read && choice.allows("outputs", by_outputs<T>(c, grids))) return outputs::convolve(pool, c, grids, x, w, y);
+  const Chosen<T> chosen(c, grids, whole);
+  if (whole && choice.allows("columns", chosen.columns)) return columns::convolve(pool, c, *whole, x, w, y);
+  if (read && choice.allows("outputs", chosen.outputs)) return outputs::convolve(pool, c, grids, x, w, y);
   for (Grid grid : grids) {
     grid.flatten();
     const Costs<T> costs(c, grid);
@@ -117,7 +126,7 @@ ffi::Error forward(Pool pool, Span stride, Span padding, Span dilation, int64_t 
   const Grid grid = geometry.forward(spatial(x.dimensions()), spatial(y->dimensions()));
   return by_type(x.element_type(), [&](auto zero) {
     using T = decltype(zero);
-    convolve<T>(pool, {form, exact}, channels, {grid}, data<T>(x), data<T>(w), data<T>(y));
+    convolve<T>(pool, {form, exact}, channels, {grid}, nullptr, data<T>(x), data<T>(w), data<T>(y));
   });
 }
 
@@ -127,6 +136,7 @@ ffi::Error by_input(Pool pool, Span stride, Span padding, Span dilation, int64_t
   const int64_t out = w.dimensions()[1], in = w.dimensions()[0] / groups, kernel = product(geometry.kernel);
   const Channels channels{g.dimensions()[0], groups, in, out, out * kernel, kernel, out * in * kernel};
   const Ints from = spatial(g.dimensions()), to = spatial(x->dimensions()), s = geometry.stride;
+  const Grid whole = geometry.forward(to, from);
   return by_type(g.element_type(), [&](auto zero) {
     using T = decltype(zero);
     std::vector<Grid> grids;
@@ -134,7 +144,7 @@ ffi::Error by_input(Pool pool, Span stride, Span padding, Span dilation, int64_t
       grids.push_back(geometry.backward(from, to, {phase / (s[1] * s[2]), phase / s[2] % s[1], phase % s[2]}));
       if (product(grids.back().places) == 0) grids.pop_back();
     }
-    convolve(pool, {form, exact}, channels, grids, data<T>(g), data<T>(w), data<T>(x));
+    convolve(pool, {form, exact}, channels, grids, &whole, data<T>(g), data<T>(w), data<T>(x));
   });
 }
 

@@ -2,7 +2,8 @@
 //
 // What a form does is counted; what each of these things costs was fitted to 960 random convolutions in all forms, on both levels, and
 // what is read in steps again to 200 whose steps are often as long as their kernels. Of these what is chosen takes 1.04 times as long as
-// the best form by the geometric mean and 2.3 times at most (1.08 and 3.0 before); of phases of gradients by the input, 1.04 and 1.9 times.
+// the best form by the geometric mean and 2.3 times at most (1.08 and 3.0 before); of phases of gradients by the input, 1.04 and 1.9 times,
+// and with columns 1.03 of the better and 1.9 at most (without 1.21).
 #pragma once
 
 #include <algorithm>
@@ -10,6 +11,7 @@
 #include <cstdint>
 #include <set>
 
+#include "columns.h"
 #include "geometry.h"
 #include "products.h"
 #include "transpose.h"
@@ -61,6 +63,14 @@ class Costs {
   }
   double outputs_read() const { return 25.0 * c_.groups * c_.batch * c_.in * read(); }
 
+  // Of a gradient by the input, for the grid of the convolution: products, places that are added where they belong, and what is packed.
+  double columns() const {
+    const double rows = c_.out * c_.kernel(), lines = c_.batch * this->lines() * rows, images = columns::images_at_once(c_, grid_);
+    const double tiles = std::ceil(c_.batch / images) * vectors(images * product(grid_.places)) / kTileVectors;
+    const double added = grid_.in_step[2] == 1 ? 10.0 * vectors(grid_.places[2]) : 2.0 * grid_.places[2];
+    return c_.groups * (tiles * c_.in * panels(rows) + lines * (added + 5.0) + 20.0 * c_.batch * c_.in * vectors(product(grid_.places)));
+  }
+
  private:
   double taps() const { return grid_.taps.size(); }
   double lines() const { return grid_.places[0] * grid_.places[1]; }
@@ -75,12 +85,14 @@ class Costs {
   double in_steps() const { return grid_.out_step[2] > 1 ? 1.5 * c_.out * product(grid_.places) : 0; }
   static double vectors(double numbers) { return std::ceil(numbers / kLanes<T>); }
 
-  // Of all channels and tiles of places. Tiles of few outputs wait for what they load.
-  double products(double tiles) const {
-    const Parts rows(c_.out, kMostRows);
-    double each = 0;
-    for (int64_t r = 0; r < rows.parts; ++r) each += std::max(rows.size(r) * 1.0, rows.size(r) / 2.0 + 2);
-    return tiles * c_.in * taps() * each;
+  // Of all channels and tiles of places.
+  double products(double tiles) const { return tiles * c_.in * taps() * panels(c_.out); }
+  // Tiles of few outputs wait for what they load.
+  static double panels(int64_t outputs) {
+    const Parts rows(outputs, kMostRows);
+    double all = 0;
+    for (int64_t r = 0; r < rows.parts; ++r) all += std::max(rows.size(r) * 1.0, rows.size(r) / 2.0 + 2);
+    return all;
   }
 
   const Channels& c_;
