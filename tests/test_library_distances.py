@@ -53,7 +53,7 @@ def test_differences_are_their_definition(penalty, shape, axes, rng):
 
 
 @pytest.mark.parametrize("shape", [(2, 1), (5, 3), (16, 20), (17, 4), (37, 33), (50, 7)])
-@pytest.mark.parametrize("penalty", [Penalty("square"), Penalty("size"), Penalty("huber", 0.7)])
+@pytest.mark.parametrize("penalty", [Penalty("square"), Penalty("size"), Penalty("huber", 0.7), Penalty("count"), Penalty("greatest")])
 def test_pairs_are_their_definition(penalty, shape, rng):
     for dtype, rtol in TYPES:
         x, g = _arrays(rng, dtype, shape, (shape[0] * (shape[0] - 1) // 2,))
@@ -99,6 +99,8 @@ def test_nan_and_infinities_come_out_as_torchs(bad, rng):
         lambda ns, x, y: ns.cosine_similarity(x, y),
         lambda ns, x, y: ns.pdist(x),
         lambda ns, x, y: ns.pdist(x, 1.0),
+        lambda ns, x, y: ns.pdist(x, 0.0),
+        lambda ns, x, y: ns.pdist(x, np.inf),
     ):
         theirs = torch.tensor(x, requires_grad=True)
         expected = run(torch.nn.functional, theirs, torch.tensor(y))

@@ -39,7 +39,7 @@ _OUTPUTS_A_CHANNEL = 6
 _MOST_ZEROS = 1.7
 # Of so many places at most the library's gradient of a piece is faster: 0.47 to 0.85 of the time of 2 x 2, 1.15 of 4 x 4, 3 of 16 x 16.
 _FEW_PLACES = 8
-# The form that the library takes where it can: "patches", "slabs", "winograd", "outputs", "columns" or "channels"; it chooses where there is none.
+# What the library takes where it can: "patches", "slabs", "winograd", "outputs", "columns" or "channels"; it chooses where there is none.
 _LIBRARY_FORM = ""
 
 

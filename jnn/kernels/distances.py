@@ -22,7 +22,8 @@ _LEAST = 1 << 12
 class Penalty(NamedTuple):
     """What is added of a difference ``d``, of which ``shift`` is a part.
 
-    ``kind`` is "square", "size" (``|d|``) or "huber": ``d^2 / 2`` below ``limit``, and beyond it the line that continues it.
+    ``kind`` is "square", "size" (``|d|``) or "huber": ``d^2 / 2`` below ``limit``, and beyond it the line that continues it. Pairs of rows
+    also have "count", 1 where ``d`` is not 0, and "greatest", the greatest ``|d|`` in place of a sum.
     """
 
     kind: str
@@ -34,6 +35,8 @@ class Penalty(NamedTuple):
         difference = x - y + self.shift if self.shift else x - y
         if self.kind == "square":
             return jnp.square(difference)
+        if self.kind == "count":
+            return jnp.where((difference > 0) | (difference < 0), 1, lax.stop_gradient(difference))
         distance = size(difference)
         if self.kind == "size":
             return distance
@@ -95,7 +98,23 @@ def _slopes_as_defined(static: _Slopes, g: Array, x: Array, y: Array) -> Arrays:
 
 def _of_pairs_as_defined(penalty: Penalty, x: Array) -> Arrays:
     first, second = np.triu_indices(x.shape[0], 1)
+    if penalty.kind == "greatest":
+        return (_greatest(x[first] - x[second]),)
     return (jnp.sum(penalty(x[first], x[second]), -1),)
+
+
+@jax.custom_jvp
+def _greatest(differences: Array) -> Array:
+    return jnp.max(jnp.abs(differences), -1, initial=0)
+
+
+@_greatest.defjvp
+def _greatest_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    # All that are as great have the gradient, as in torch.
+    (differences,), (moved,) = primals, tangents
+    greatest = _greatest(differences)
+    gap = jnp.abs(differences) - greatest[..., None]
+    return greatest, jnp.sum(jnp.where(gap < 0, 0, jnp.sign(differences) + gap) * moved, -1)
 
 
 def _cosine_as_defined(static: _Cosine, x: Array, y: Array) -> Arrays:

@@ -18,6 +18,7 @@ Array = jax.Array
 
 # What is added of the differences for a norm of this degree.
 _PENALTIES: dict[float, str] = {1: "size", 2: "square"}
+_PENALTIES_OF_PAIRS = _PENALTIES | {0: "count", math.inf: "greatest"}
 
 
 def vector_norm(x: Array, p: float, axis: int | tuple[int, ...] | None, keepdims: bool = False) -> Array:
@@ -115,8 +116,8 @@ def pdist(input: Array, p: float = 2.0) -> Array:
     checks.floating("pdist", "input", input)
     checks.require(p >= 0, "pdist", "p must not be negative", RuntimeError, p=p)
     x = input.astype(dtypes.accumulator(input.dtype))
-    if p in _PENALTIES:
-        return _length(p, distances.summed_of_pairs(distances.Penalty(_PENALTIES[p]), x)).astype(input.dtype)
+    if p in _PENALTIES_OF_PAIRS:
+        return _length(p, distances.summed_of_pairs(distances.Penalty(_PENALTIES_OF_PAIRS[p]), x)).astype(input.dtype)
     first, second = np.triu_indices(input.shape[0], 1)
     if not input.shape[1]:
         return jnp.zeros(first.shape, input.dtype)

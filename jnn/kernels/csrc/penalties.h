@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string_view>
+#include <type_traits>
 
 #include "buffers.h"
 #include "functions.h"
@@ -33,6 +34,32 @@ struct Huber {
   }
   Vector<T> slope(Vector<T> d) const { return select<T>(absolute<T>(d) > limit, with_sign<T>(broadcast(limit), d), d); }
 };
+
+template <class T>
+struct Count {
+  Vector<T> value(Vector<T> d) const { return select<T>((d > T{0}) | (d < T{0}), broadcast(T{1}), d); }
+  Vector<T> slope(Vector<T>) const { return Vector<T>{}; }
+};
+
+// The greatest |d|, or NaN where one is; all that are as great have its slope.
+template <class T>
+struct Greatest {
+  Vector<T> value(Vector<T> d) const { return absolute<T>(d); }
+  Vector<T> slope(Vector<T> d, Vector<T> greatest) const {
+    const Vector<T> gap = absolute<T>(d) - greatest, sign = select<T>(d != T{0}, with_sign<T>(broadcast(T{1}), d), Vector<T>{});
+    return select<T>(gap < T{0}, Vector<T>{}, sign + gap);
+  }
+};
+
+template <class Penalty, class T>
+constexpr bool is_greatest = std::is_same_v<Penalty, Greatest<T>>;
+
+// The penalties of several differences as one.
+template <class Penalty, class T>
+inline Vector<T> together(Vector<T> a, Vector<T> b) {
+  if constexpr (is_greatest<Penalty, T>) return select<T>((b > a) | (b != b), b, a);
+  else return a + b;
+}
 
 // Calls run with a zero of the type and the penalty.
 template <class Run>
