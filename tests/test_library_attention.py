@@ -58,10 +58,11 @@ def test_values_and_gradients_are_those_of_the_definition(shape, kind, rng):
         q, k, v, g = _arrays(rng, shape, dtype)
         form, bias, mask = _form(rng, kind, shape, dtype)
 
-        moving = (q, k, v, bias) if form.biased else (q, k, v)
+        # Without a bias there is nothing to take its gradient by.
+        moving, rest = ((q, k, v, bias), (mask,)) if form.biased else ((q, k, v), (bias, mask))
 
-        def slopes(function, *arrays, g=g, form=form, rest=(bias, mask)[len(moving) - 3 :]):
-            y, pull = jax.vjp(lambda *moving: function(form, *moving, *rest)[0], *arrays)
+        def slopes(function, *arrays, g=g, form=form, rest=rest):
+            y, pull = jax.vjp(lambda *moved: function(form, *moved, *rest)[0], *arrays)
             return y, *pull(g)
 
         call = jax.jit(lambda *a, slopes=slopes: slopes(attention._library, *a)).lower(*moving)
