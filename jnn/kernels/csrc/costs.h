@@ -34,14 +34,11 @@ class Costs {
       phases.insert({(tap.offset[0] - low_[0]) % grid_.in_step[0], (tap.offset[1] - low_[1]) % grid_.in_step[1],
                      (tap.offset[2] - low_[2]) % grid_.in_step[2]});
     const double pitch = grid_.places[2] + reach_[2], rows = (grid_.places[0] + reach_[0]) * (grid_.places[1] + reach_[1]);
+    const double copied = grid_.far() ? 60 : grid_.in_step[2] == 2 ? 25 : 15;
     const double tiles = grid_.places[0] * std::ceil((pitch * grid_.places[1] - reach_[2]) / kTileColumns<T>);
     return c_.groups * c_.batch *
-           (products(tiles) +
-            (grid_.far()             ? 60.0
-             : grid_.in_step[2] == 2 ? 25.0
-                                     : 15.0) *
-                c_.in * phases.size() * rows * vectors(pitch) +
-            20.0 * c_.out * lines() * vectors(grid_.places[2]) + in_steps());
+           (products(tiles) + copied * c_.in * phases.size() * rows * vectors(pitch) + 20.0 * c_.out * lines() * vectors(grid_.places[2]) +
+            in_steps());
   }
 
   // Runs of a row that are copied for each tap, and what is read and written.

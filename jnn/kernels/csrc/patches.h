@@ -42,7 +42,7 @@ class Block {
   // Places have their slots in parts of `width`, `pitch` apart; the last part is filled up. Not `past` the cache, parts whose outputs
   // follow each other need not be written: they are computed where they belong.
   Block(const Grid& grid, int64_t in_channels, int64_t begin, int64_t end, int64_t width, int64_t pitch, bool past)
-      : grid_(grid), own_((end - begin + width - 1) / width, Whole{kNone, 0}) {
+      : grid_(grid), own_((end - begin + width - 1) / width, Own{kNone, 0}) {
     const int64_t an_image = product(grid.places), columns = grid.places[2];
     for (int64_t at = begin; at < end;) {
       const int64_t rest = at % an_image, x = rest % columns, row = rest / columns, within = (at - begin) % width;
@@ -92,7 +92,7 @@ class Block {
 
  private:
   static constexpr int64_t kNone = -1;
-  struct Whole {
+  struct Own {
     int64_t image, place;
   };
 
@@ -143,7 +143,7 @@ class Block {
   const Grid& grid_;
   std::vector<Run> runs_, writes_;
   std::vector<Read> reads_;
-  std::vector<Whole> own_;
+  std::vector<Own> own_;
   std::vector<int64_t> gaps_;
 };
 
