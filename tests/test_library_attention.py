@@ -25,7 +25,7 @@ SHAPES = {
     "many keys": ((1, 2), 40, 300, 16, 48),
     "as many heads as tasks": ((4, 4), 33, 120, 8, 8),
 }
-MASKS = ("none", "causal", "boolean", "added", "keys", "barred", "dropped")
+MASKS = ("none", "causal", "causal and added", "boolean", "added", "keys", "barred", "dropped")
 
 
 def _arrays(rng, shape, dtype):
@@ -41,13 +41,13 @@ def _form(rng, kind, shape, dtype):
         seen = rng.random((queries, keys)) < 0.7
         seen[:: 3 if kind == "barred" else queries + 1] = False
         bias = jnp.where(seen, 0, -jnp.inf).astype(dtype)
-    elif kind == "added":
+    elif kind in ("added", "causal and added"):
         bias = jnp.asarray(rng.standard_normal((*lead[:1], *[1] * (len(lead) - 1), queries, keys)), dtype)
     elif kind == "keys":
         bias = jnp.where(rng.random((*lead, 1, keys)) < 0.6, 0, -jnp.inf).astype(dtype)
     elif kind == "dropped":
         mask = jnp.asarray(rng.random((*lead, keys, queries)) < 0.75)
-    form = attention._Form(kind == "causal", 0.3, 0.25, attention.SDPBackend.MATH, bias.ndim > 1, mask.ndim > 1)
+    form = attention._Form(kind.startswith("causal"), 0.3, 0.25, attention.SDPBackend.MATH, bias.ndim > 1, mask.ndim > 1)
     return form, bias, mask
 
 
