@@ -53,8 +53,10 @@ class Product {
         slabs_(tiles_.parts, std::clamp((tiles_.parts - 1) / (kTasksAThread * threads) + 1, int64_t{1}, kTilesAtOnce)),
         panels_{b.rows},
         past_(depth <= kDepth && past_cache<T>(a.rows * b.rows)),
-        bias_(bias),
-        totals_(totals) {}
+        bias_(bias ? memory<T>(panels_.count() * kTileColumns<T>) : nullptr),
+        totals_(totals) {
+    if (bias) std::copy_n(bias, b.rows, bias_.get());
+  }
 
   int64_t groups() const { return 1; }
   int64_t slabs() const { return slabs_.parts; }
@@ -115,15 +117,12 @@ class Product {
     T beside[kMost * kTileColumns<T>];
     T* sums = count == width && !past_ ? to : beside;
     const int64_t stride = sums == to ? b_.rows : width;
-    const bool before = k || bias_;
-    for (int64_t i = 0; i < rows && before; ++i) {
-      if (k == 0) std::copy_n(bias_ + first, count, sums + i * stride);
-      else if (sums != to) std::copy_n(to + i * b_.rows, count, sums + i * stride);
-    }
+    for (int64_t i = 0; i < rows && k && sums != to; ++i) std::copy_n(to + i * b_.rows, count, sums + i * stride);
+    const Start<T> start = k ? Start<T>{sums, stride} : bias_ ? Start<T>{bias_.get() + first, 0} : Start<T>{};
     const auto& narrow = a_.across ? kNarrowPanels<T, 1> : kNarrowPanels<T>;
     const auto& wide = a_.across ? kPanels<T, kTileVectors, 1> : kPanels<T, kTileVectors>;
     const auto kernel = width == kLanes<T> ? narrow[rows - 1] : wide[rows - 1];
-    kernel(std::min(kDepth, depth_ - k), left, right, sums, stride, before);
+    kernel(std::min(kDepth, depth_ - k), left, right, start, sums, stride);
     for (int64_t i = 0; i < rows && sums != to; ++i) {
       if (past_ && count == kTileColumns<T>)
         for (int j = 0; j < kTileVectors; ++j) stream(to + i * b_.rows + j * kLanes<T>, load(sums + i * stride + j * kLanes<T>));
@@ -136,7 +135,8 @@ class Product {
   const Parts tiles_, slabs_;
   const Panels<T> panels_;
   const bool past_;
-  const T* bias_;
+  // For whole panels.
+  const Memory<T> bias_;
   T* totals_;
 };
 

@@ -18,15 +18,22 @@ constexpr int kSums = kRegisters == 32 ? 28 : 12;
 template <int vectors>
 constexpr int kRowsOf = kSums / vectors;
 
-// c[i][j] = (add ? c[i][j] : 0) + sum over k of a[i][k] * b[k * columns + j], for `rows` rows of c, `stride` apart, and columns that make
-// so many vectors. a stands in runs of a row's terms: a[i][k] is the ((k / run * rows + i) * run + k % run)-th.
+// What the rows of a panel of sums begin with, `stride` apart: zeros where there are none.
+template <class T>
+struct Start {
+  const T* rows;
+  int64_t stride;
+};
+
+// c[i][j] = start[i][j] + sum over k of a[i][k] * b[k * columns + j], for `rows` rows of c, `stride` apart, and columns that make so many
+// vectors. a stands in runs of a row's terms: a[i][k] is the ((k / run * rows + i) * run + k % run)-th.
 template <class T, int rows, int vectors, int run>
-void panel(int64_t depth, const T* a, const T* b, T* c, int64_t stride, bool add) {
+void panel(int64_t depth, const T* a, const T* b, Start<T> start, T* c, int64_t stride) {
   Vector<T> sums[rows][vectors];
 #pragma GCC unroll 32
   for (int i = 0; i < rows; ++i)
 #pragma GCC unroll 8
-    for (int j = 0; j < vectors; ++j) sums[i][j] = add ? load(c + i * stride + j * kLanes<T>) : Vector<T>{};
+    for (int j = 0; j < vectors; ++j) sums[i][j] = start.rows ? load(start.rows + i * start.stride + j * kLanes<T>) : Vector<T>{};
   for (int64_t begin = 0; begin < depth; begin += run, a += rows * run) {
     const int64_t terms = run == 1 ? 1 : std::min<int64_t>(run, depth - begin);
     for (int64_t k = 0; k < terms; ++k, b += vectors * kLanes<T>) {
@@ -48,7 +55,7 @@ void panel(int64_t depth, const T* a, const T* b, T* c, int64_t stride, bool add
 }
 
 template <class T>
-using Panel = void (*)(int64_t, const T*, const T*, T*, int64_t, bool);
+using Panel = void (*)(int64_t, const T*, const T*, Start<T>, T*, int64_t);
 template <class T, int vectors, int run, size_t... i>
 constexpr std::array<Panel<T>, sizeof...(i)> panels_of(std::index_sequence<i...>) {
   return {panel<T, i + 1, vectors, run>...};

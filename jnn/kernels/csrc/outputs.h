@@ -119,7 +119,7 @@ class Convolution {
         for (int64_t r = 0; r < rows.parts; ++r) {
           const auto [first, last] = terms(slab, phase, rows.begin(r), rows.begin(r + 1));
           kernels[rows.size(r) - 1](last - first, left + rows.begin(r) * whole<T>(phase.depth) + first * rows.size(r),
-                                    right + first * width, sums.get(), width, false);
+                                    right + first * width, {}, sums.get(), width);
           place(slab, phase.grid, rows.begin(r), rows.size(r), width, sums.get(), block.get());
         }
         left += places * whole<T>(phase.depth);

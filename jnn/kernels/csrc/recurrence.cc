@@ -150,9 +150,9 @@ class Forward {
       for (int64_t part = mine.begin(block); part < mine.begin(block + 1); ++part) {
         const int64_t begin = rows.begin(part), count = rows.size(part);
         T* slots = slots_.get() + begin * pitch_ + group * kWidth;
-        for (int64_t i = 0; k == 0 && i < count; ++i) std::copy_n(bias, kWidth, slots + i * pitch_);
         const T* from = inputs_.get() + begin * padded<T>(l.input) + k * count;
-        kPanels<T, kVectors>[count - 1](std::min(kDepth, l.input - k), from, weight, slots, pitch_, true);
+        kPanels<T, kVectors>[count - 1](std::min(kDepth, l.input - k), from, weight, k == 0 ? Start<T>{bias, 0} : Start<T>{slots, pitch_},
+                                        slots, pitch_);
       }
     }
   }
@@ -163,7 +163,8 @@ class Forward {
     T* slots = slots_.get() + ((time - first_time(step)) * l.batch + begin) * pitch_ + group * kWidth;
     if (l.any_valid(time, begin, rows)) {
       const T* weight = by_state_.get() + group * l.output * kVectors * kLanes<T>;
-      kPanels<T, kVectors>[rows - 1](l.output, h_[step % 2].get() + begin* output_, weight, slots + Cell::first* kLanes<T>, pitch_, true);
+      T* sums = slots + Cell::first * kLanes<T>;
+      kPanels<T, kVectors>[rows - 1](l.output, h_[step % 2].get() + begin* output_, weight, {sums, pitch_}, sums, pitch_);
     }
     for (int unit = 0; unit < Cell::units; ++unit) {
       const int64_t vector = group * Cell::units + unit;
@@ -213,7 +214,7 @@ class Forward {
     T sums[kRowsOf<kVectors> * kTileColumns<T>];
     const T* weight = projection_.get() + group * l.hidden * kTileColumns<T>;
     if (l.any_valid(time, begin, rows))
-      kPanels<T, kTileVectors>[rows - 1](l.hidden, features_.get() + begin* hidden_, weight, sums, kTileColumns<T>, false);
+      kPanels<T, kTileVectors>[rows - 1](l.hidden, features_.get() + begin* hidden_, weight, {}, sums, kTileColumns<T>);
     for (int64_t i = 0; i < rows; ++i)
       for (int v = 0; v < kTileVectors; ++v) {
         const int64_t vector = group * kTileVectors + v, at = begin * output_ + (vector * rows + i) * kLanes<T>;

@@ -136,7 +136,7 @@ class Backward {
     std::fill_n(sums, rows * kColumns, T{0});
     if (step < l.steps - 1 && l.any_valid(l.time(step + 1), begin, rows)) {
       const T* slopes = runs_[(step + 1) & 1].get() + begin * vectors_ * Cell::gates * kLanes<T>;
-      kPanels<T, kTileVectors>[rows - 1](by_state_.depth, slopes, by_state_.at(panel, 0), sums, kColumns, false);
+      kPanels<T, kTileVectors>[rows - 1](by_state_.depth, slopes, by_state_.at(panel, 0), {}, sums, kColumns);
     }
     for (int64_t i = 0; i < rows; ++i)
       for (int v = 0; v < kTileVectors; ++v) {
@@ -170,8 +170,7 @@ class Backward {
     const int64_t begin = parts_.begin(part), rows = parts_.size(part), time = l.time(step);
     T sums[kRowsOf<kTileVectors> * kColumns];
     if (l.any_valid(time, begin, rows))
-      kPanels<T, kTileVectors>[rows - 1](l.output, runs_of_outputs_.get() + begin* output_, projection_.at(panel, 0), sums, kColumns,
-                                         false);
+      kPanels<T, kTileVectors>[rows - 1](l.output, runs_of_outputs_.get() + begin* output_, projection_.at(panel, 0), {}, sums, kColumns);
     for (int64_t i = 0; i < rows; ++i)
       for (int v = 0; v < kTileVectors; ++v) {
         const int64_t vector = panel * kTileVectors + v, unit = vector * kLanes<T>;
@@ -242,7 +241,8 @@ class Backward {
         for (int64_t t = 0; t < tiles.parts; ++t) {
           const int64_t begin = tiles.begin(t);
           T* to = sums.get() + begin * pitch + panel * kColumns;
-          kPanels<T, kTileVectors>[tiles.size(t) - 1](terms, runs.get() + begin* kDepth, by_input_.at(panel, k), to, pitch, k > 0);
+          kPanels<T, kTileVectors>[tiles.size(t) - 1](terms, runs.get() + begin* kDepth, by_input_.at(panel, k),
+                                                      k > 0 ? Start<T>{to, pitch} : Start<T>{}, to, pitch);
         }
     }
     for (int64_t i = 0; i < count; ++i) std::copy_n(sums.get() + i * pitch, l.input, out_.x + (first + i) * l.input);
@@ -317,7 +317,8 @@ class Backward {
           for (int64_t t = 0; t < tiles.parts; ++t) {
             const T* left = ordered.get() + tiles.begin(t) * kDepth;
             T* to = sums.get() + tiles.begin(t) * width + at;
-            kPanels<T, kTileVectors, 1>[tiles.size(t) - 1](terms, left, factor.panels->at(panel, k), to, width, k > 0);
+            kPanels<T, kTileVectors, 1>[tiles.size(t) - 1](terms, left, factor.panels->at(panel, k),
+                                                           k > 0 ? Start<T>{to, width} : Start<T>{}, to, width);
           }
     }
     int64_t at = 0;

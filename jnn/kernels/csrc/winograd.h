@@ -194,15 +194,17 @@ class Convolution {
     for (int64_t panel = begin; panel < end; ++panel)
       for (int64_t plane = 0; plane < planes; plane += joined_ ? planes : 1) {
         const T* own = factors + (panel - begin) * weights_.panel();
-        const auto& kernels = panels_.width(panel) > kLanes<T> ? kPanels<T, kTileVectors> : kNarrowPanels<T>;
+        const int64_t width = panels_.width(panel);
+        const auto& kernels = width > kLanes<T> ? kPanels<T, kTileVectors> : kNarrowPanels<T>;
         const Parts rows(run, kMostRows);
         for (int64_t i = 0; i < kPoints; ++i)
           for (int64_t r = 0; r < rows.parts; ++r)
             for (size_t d = 0; d < depths_.size(); ++d) {
+              T* to = sums.get() + i * pitch + rows.begin(r) * width;
               const int64_t read = joined_ ? 0 : plane / slab.size[0] * planes_read(slab) + plane % slab.size[0] + depths_[d] - depths_[0];
               kernels[rows.size(r) - 1](c_.in, points + i * pitch_ + (read * run + rows.begin(r)) * channels(),
-                                        own + (i * depths_.size() + d) * c_.in * panels_.width(panel),
-                                        sums.get() + i * pitch + rows.begin(r) * panels_.width(panel), panels_.width(panel), d > 0);
+                                        own + (i * depths_.size() + d) * c_.in * width, d > 0 ? Start<T>{to, width} : Start<T>{}, to,
+                                        width);
             }
         write(slab, plane, joined_ ? planes : 1, panel, sums.get(), pitch, block.get(), y);
       }
