@@ -34,6 +34,8 @@ _MOST = 2**31 - 1
 # Maxima along rows alone are XLA's where rows have fewer numbers, in steps of one and in others: 0.2 to 0.9 of the time; of more, the
 # library takes 0.2 to 0.9.
 _LONG_ROW, _LONG_ROW_IN_STEPS = 8, 24
+# Sums over so many places in steps of one are of shifted rows: 0.35 to 0.9 of the time of slices of a padded one, of 15 places 2.8.
+_SHORT = 9
 
 
 class Window(NamedTuple):
@@ -113,6 +115,8 @@ def total(x: Array, windows: tuple[Window | Bins, ...]) -> Array:
     """The sums over windows of the trailing axes."""
     if all(isinstance(w, Window) and w.is_whole(n) for w, n in zip(windows, x.shape[x.ndim - len(windows) :], strict=True)):
         return lax.expand_dims(sum_last(x, len(windows)).astype(x.dtype), range(x.ndim - len(windows), x.ndim))
+    if len(windows) == 1 and _is_short(windows[0]) and not native():
+        return _total_of_shifted(x, windows[0])
     for axis, window in enumerate(windows, x.ndim - len(windows)):
         x = _total_along(x, axis, window)
     return x
@@ -264,6 +268,17 @@ def _total_along(x: Array, axis: int, window: Window | Bins) -> Array:
         x = x.reshape(*x.shape[:axis], count, size, *x.shape[axis + 1 :])
         return x.sum(axis + 1, dtype=x.dtype) if native() else sums([x], [axis + 1])[0]
     return _slide((_pad(x, axis, window, 0),), axis, window, lambda a, b, _: (a[0] + b[0],))[0]
+
+
+def _is_short(window: Window | Bins) -> bool:
+    return isinstance(window, Window) and window.stride == 1 and window.size <= _SHORT
+
+
+def _total_of_shifted(x: Array, w: Window) -> Array:
+    """The sums over windows of the last axis in steps of one: of ``x`` itself, shifted by each place of a window."""
+    befores = [w.before - i * w.dilation for i in range(w.size)]
+    shifted = [lax.pad(x, np.zeros((), x.dtype), [(0, 0, 0)] * (x.ndim - 1) + [(b, w.count - x.shape[-1] - b, 0)]) for b in befores]
+    return functools.reduce(lax.add, shifted)
 
 
 def _pad(x: Array, axis: int, w: Window, value: float) -> Array:
