@@ -18,47 +18,36 @@ struct Statistics {
   T mean, variance;
 };
 
-// In each lane: how many numbers there are, their mean, and the sum of their squared deviations from it.
-template <class T>
+// How many numbers there are, their mean, and the sum of their squared deviations from it: numbers, or vectors of them.
+template <class V>
 struct Moments {
-  Vector<T> count{}, mean{}, square{};
+  V count{}, mean{}, square{};
 
   void add(const Moments& other) {
-    const Vector<T> total = count + other.count, share = other.count / select<T>(total > T{0}, total, broadcast(T{1}));
-    const Vector<T> gap = other.mean - mean;
+    const V total = count + other.count, share = other.count / total, gap = other.mean - mean;
     mean += gap * share;
     square += other.square + gap * gap * (count * share);
     count = total;
-  }
-
-  // Of all lanes together, `n` numbers.
-  Statistics<T> all(T n) const {
-    const Vector<T> first = broadcast(mean[0]);
-    const T whole = mean[0] + total<T>(count * (mean - first)) / n;
-    const Vector<T> gap = mean - whole;
-    return {whole, total<T>(square + count * (gap * gap)) / n};
   }
 };
 
 // Of n neighbours, kChunk at most; not `centered`, of their squares about 0.
 template <class T>
 inline Moments<T> moments_of_chunk(const T* x, int64_t n, bool centered) {
-  Moments<T> found;
-  vectors<T>(n % kLanes<T>, [&](int64_t, auto, auto lanes) { found.count = lanes.keep(broadcast(T{1})); });
-  found.count += T(n / kLanes<T>);
+  Moments<T> found{T(n)};
   if (centered) {
     // Less one of the numbers, so that a mean far from 0 costs no digits.
     const Vector<T> pivot = broadcast(x[0]);
     Vector<T> sums[kWays] = {};
     vectors<T>(n, [&](int64_t at, auto way, auto lanes) { sums[way] += lanes.keep(lanes.load(x + at) - pivot); });
-    found.mean = pivot + joined<T>(sums) / select<T>(found.count > T{0}, found.count, broadcast(T{1}));
+    found.mean = x[0] + total<T>(joined<T>(sums)) / T(n);
   }
   Vector<T> squares[kWays] = {};
   vectors<T>(n, [&](int64_t at, auto way, auto lanes) {
     const Vector<T> deviation = lanes.keep(lanes.load(x + at) - found.mean);
     squares[way] += deviation * deviation;
   });
-  found.square = joined<T>(squares);
+  found.square = total<T>(joined<T>(squares));
   return found;
 }
 
@@ -71,7 +60,7 @@ Statistics<T> statistics(const T* x, int64_t runs, int64_t pitch, int64_t n, boo
       const Moments<T> more = moments_of_chunk(x + run * pitch + at, std::min(kChunk<T>, n - at), centered);
       run + at ? found.add(more) : void(found = more);
     }
-  return found.all(T(runs) * T(n));
+  return {found.mean, found.square / found.count};
 }
 
 // Of n sets of `count` numbers each, of their means and sums of squared deviations.
@@ -86,7 +75,7 @@ Statistics<T> together(const T* means, const T* squares, int64_t n, T count) {
 
 // Of each of neighbouring columns of vectors, `rows` numbers `pitch` apart in each lane; not `centered`, of their squares about 0.
 template <class T, int columns, class Lanes>
-inline void moments_of_columns(const T* x, int64_t rows, int64_t pitch, const Lanes& lanes, Moments<T> (&found)[columns],
+inline void moments_of_columns(const T* x, int64_t rows, int64_t pitch, const Lanes& lanes, Moments<Vector<T>> (&found)[columns],
                                bool centered = true) {
   Vector<T> sums[columns] = {}, squares[columns] = {};
   for (int64_t row = 1; centered && row < rows; ++row)

@@ -28,6 +28,8 @@ constexpr int64_t kMostPartial = 32, kLeastRows = 4;
 constexpr int64_t kPastCacheAlone = 16 << 20;
 // Rows of columns that are read at a time.
 constexpr int64_t kRows = 32;
+// Numbers of items whose statistics are taken before the first is normalised, 16 KiB of 4 bytes: what needs no other waits for none.
+constexpr int64_t kAhead = 4096;
 
 // The weights of a vector of numbers, each its own or all one.
 template <bool by_number, class T, class Lanes>
@@ -37,26 +39,23 @@ inline Vector<T> weights(const T* w, int64_t at, const Lanes& lanes) {
 }
 
 template <class T>
-Statistics<T> statistics_of(const Layout& l, const Forward<T>& a, int64_t item) {
+void take_statistics(const Layout& l, const Forward<T>& a, int64_t item) {
   const int64_t runs = l.across ? l.runs() : 1;
-  const Statistics<T> found = statistics(a.x + l.begin(item), runs, l.pitch(), l.size() / runs, l.centered);
-  a.mean[item] = found.mean;
-  a.variance[item] = found.variance;
-  return found;
+  const Statistics<T> found = statistics(a.x + l.begin(item), runs, l.pitch(), l.across ? l.places : l.size(), l.centered);
+  a.mean[item] = found.mean, a.variance[item] = found.variance;
 }
 
 template <bool by_number, class T>
 void forward_item(const Layout& l, const Forward<T>& a, int64_t item) {
-  const Statistics<T> s = statistics_of(l, a, item);
-  const T scale = scale_of(l, s.variance);
+  const T mean = a.mean[item], scale = scale_of(l, a.variance[item]);
   const bool past = past_cache<T>(l.batch * l.sample(), l.most);
   for (int64_t run = 0; run < l.runs(); ++run) {
-    const int64_t begin = l.begin(item) + run * l.pitch(), channel = item % l.groups * l.members + (l.across ? 0 : run);
+    const int64_t begin = l.begin(item) + run * l.pitch(), channel = l.group(item) * l.members + (l.across ? 0 : run);
     const T *x = a.x + begin, *w = a.w + channel, *b = a.b + channel;
     T* y = a.y + begin;
     vectors<T>(l.length(), [&](int64_t at, auto, auto lanes) {
       const Vector<T> factor = scale * weights<by_number>(w, at, lanes);
-      lanes.store(y + at, (lanes.load(x + at) - s.mean) * factor + weights<by_number>(b, at, lanes), past);
+      lanes.store(y + at, (lanes.load(x + at) - mean) * factor + weights<by_number>(b, at, lanes), past);
     });
   }
 }
@@ -83,7 +82,7 @@ Slopes<Vector<T>> slopes_of_run(int64_t n, const T* x, const T* g, const T* w, T
 template <bool by_number, class T>
 void backward_item(const Layout& l, const Backward<T>& a, int64_t item, T* dw, T* db) {
   const T mean = l.centered ? a.mean[item] : 0, scale = scale_of(l, a.variance[item]);
-  const T* w = a.w + item % l.groups * l.members;
+  const T* w = a.w + l.group(item) * l.members;
   Slopes<Vector<T>> sums;
   for (int64_t run = 0; run < l.runs(); ++run) {
     const int64_t begin = l.begin(item) + run * l.pitch();
@@ -138,10 +137,10 @@ void blocks_of_rows(int64_t batch, int64_t width, const Run& run) {
 template <class T>
 void moments_by_column(const Layout& l, const T* x, int64_t width, T* mean, T* square) {
   blocks_of_rows<T>(l.batch, width, [&](int64_t row, int64_t rows, int64_t at, auto count, auto lanes) {
-    Moments<T> found[count];
+    Moments<Vector<T>> found[count];
     moments_of_columns(x + row * l.sample() + at, rows, l.sample(), lanes, found);
     for (int i = 0; i < count; ++i, at += kLanes<T>) {
-      Moments<T> all = found[i];
+      Moments<Vector<T>> all = found[i];
       if (row) {
         all = {broadcast(T(row)), lanes.load(mean + at), lanes.load(square + at)};
         all.add(found[i]);
@@ -247,7 +246,7 @@ void backward_of_samples(Pool& pool, const Layout& l, const Backward<T>& a) {
   parallel(pool, tasks.parts, [&](int64_t task) {
     const int64_t begin = tasks.begin(task), end = tasks.begin(task + 1);
     const auto to = [&](int64_t item) {
-      return partial.get() + (by_number ? task : item / l.groups) * 2 * channels + item % l.groups * l.members;
+      return partial.get() + (by_number ? task : item / l.groups) * 2 * channels + l.group(item) * l.members;
     };
     if (by_number) std::fill_n(partial.get() + task * 2 * channels, 2 * channels, T{0});
     if (Beside<T>::suits(l)) {
@@ -282,7 +281,12 @@ void normalize(Pool& pool, const Layout& l, const Forward<T>& a) {
     });
   } else {
     by_task(pool, l.items(), l.size(), 1, [&](int64_t begin, int64_t end) {
-      for (int64_t item = begin; item < end; ++item) l.by_number() ? forward_item<true>(l, a, item) : forward_item<false>(l, a, item);
+      const int64_t ahead = std::max(int64_t{1}, kAhead / l.size());
+      for (int64_t first = begin; first < end; first += ahead) {
+        const int64_t last = std::min(first + ahead, end);
+        for (int64_t item = first; item < last; ++item) take_statistics(l, a, item);
+        for (int64_t item = first; item < last; ++item) l.by_number() ? forward_item<true>(l, a, item) : forward_item<false>(l, a, item);
+      }
     });
   }
 }

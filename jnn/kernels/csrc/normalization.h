@@ -29,7 +29,9 @@ struct Layout {
   bool by_number() const { return !across && places == 1; }
   bool by_column() const { return across && places < kLeastPlaces; }
   int64_t length() const { return by_number() ? members : places; }
-  int64_t runs() const { return size() / length(); }
+  // No divisions, which take longer than a row of few vectors.
+  int64_t runs() const { return by_number() ? 1 : members * (across ? batch : 1); }
+  int64_t group(int64_t item) const { return groups == 1 ? 0 : item % groups; }
   int64_t pitch() const { return across ? sample() : length(); }
   int64_t begin(int64_t item) const { return item * members * places; }
 };

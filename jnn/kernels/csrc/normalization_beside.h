@@ -34,7 +34,7 @@ class Beside {
   void forward(const Forward<T>& a, int64_t item, int64_t count) {
     read(a.x, item, count, x_.get());
     spread(a.w, item, count, w_.get()), spread(a.b, item, count, b_.get());
-    Moments<T> found[1];
+    Moments<Vector<T>> found[1];
     moments_of_columns(x_.get(), l_.size(), kLanes<T>, Whole<T>{}, found, l_.centered);
     const Vector<T> mean = found->mean, variance = found->square / T(l_.size()), scale = scale_of(variance);
     store_some(a.mean + item, mean, count), store_some(a.variance + item, variance, count);
