@@ -34,6 +34,14 @@ def test_pairwise_distance_at_zero(p):
     np.testing.assert_allclose(vjp(jnp.ones_like(y))[0], grad.numpy(), rtol=1e-9)
 
 
+@pytest.mark.parametrize("p", [float("inf"), -float("inf")])
+def test_extremes_of_many_numbers_keep_nan(p, rng):
+    x = rng.standard_normal((3, 64))
+    x[1, 5] = np.nan
+    y = F.pairwise_distance(x, np.zeros_like(x), p, eps=0.0)
+    np.testing.assert_allclose(y, torch.linalg.vector_norm(torch.tensor(x), p, 1).numpy(), rtol=1e-12)
+
+
 def test_second_derivative_at_zero_is_finite():
     hessian = jax.hessian(lambda x: jnp.sum(F.pairwise_distance(x, x * 0, eps=0.0)))(jnp.zeros((1, 2)))
     assert jnp.isfinite(hessian).all()

@@ -14,7 +14,8 @@ from jnn.kernels.windows import Bins, Window
 
 # Sizes of the planes, and by axis size, stride, dilation and places before the first.
 SHAPES = {
-    "in steps of the window": ((8, 8), ((2, 2, 1, 0), (2, 2, 1, 0))),
+    "in steps of the window": ((8, 40), ((2, 2, 1, 0), (2, 2, 1, 0))),
+    "few and long": ((20, 33), ((10, 10, 1, 0), (9, 12, 1, 0))),
     "overlapping": ((13, 70), ((3, 2, 1, 1), (3, 2, 1, 1))),
     "in steps of one": ((9, 37), ((3, 1, 1, 1), (5, 1, 1, 2))),
     "in long steps": ((20, 41), ((3, 5, 1, 0), (2, 7, 1, 1))),

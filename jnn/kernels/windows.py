@@ -32,10 +32,11 @@ _FEW_BINS = 8
 # The library numbers the places of a plane by 32 bits.
 _MOST = 2**31 - 1
 # Maxima along rows alone are XLA's where rows have fewer numbers, in steps of one and in others: 0.2 to 0.9 of the time; of more, the
-# library takes 0.2 to 0.9.
-_LONG_ROW, _LONG_ROW_IN_STEPS = 8, 24
-# Windows of up to so many along rows, none of which overlap, are found with their places as bins are, by the columns of a window: 0.11 to 0.9
-# of the time of filling a vector with windows. Of values alone so are those of up to so many of so many places or more: 0.34 to 1.2.
+# library takes 0.2 to 0.9, but for windows without padding in steps that it cannot shuffle, or short ones in steps of two: 1.2 to 4.3.
+_LONG_ROW, _LONG_ROW_IN_STEPS, _SHUFFLED, _SHORT_IN_TWOS, _SHORT_IN_STEPS = 8, 24, (1, 2, 4, 8), 4, 3
+# Windows of up to so many along rows, none of which overlap, are found with their places as bins are, by the columns of a window: 0.11 to
+# 0.9 of the time of filling a vector with windows. Of values alone so are those of up to so many of so many places or more: 0.34 to 1.2
+# of that of slices. XLA's reductions, which take a quarter of it, lose NaN.
 _FEW_WINDOWS, _FEW_LONG_WINDOWS, _LONG_WINDOW = 14, 7, 8
 # Sums over so many places in steps of one are of shifted rows: 0.35 to 0.9 of the time of slices of a padded one, of 15 places 2.8.
 _SHORT = 9
@@ -118,8 +119,9 @@ def total(x: Array, windows: tuple[Window | Bins, ...]) -> Array:
     """The sums over windows of the trailing axes."""
     if all(isinstance(w, Window) and w.is_whole(n) for w, n in zip(windows, x.shape[x.ndim - len(windows) :], strict=True)):
         return lax.expand_dims(sum_last(x, len(windows)).astype(x.dtype), range(x.ndim - len(windows), x.ndim))
-    if len(windows) == 1 and _is_short(windows[0]) and not native():
-        return _total_of_shifted(x, windows[0])
+    only = windows[0] if len(windows) == 1 else None
+    if isinstance(only, Window) and only.stride == 1 and only.size <= _SHORT and not native():
+        return _total_of_shifted(x, only)
     for axis, window in enumerate(windows, x.ndim - len(windows)):
         x = _total_along(x, axis, window)
     return x
@@ -152,12 +154,7 @@ def _values_by_place(windows: tuple[Window | Bins, ...] | None, found: bool, x: 
     """The values, as they are ``found`` beside their places or, which is faster, by themselves."""
     if windows is None or not _in_library(x, windows):
         return _maximum(x, windows or places, False)[0]
-    if found or _are_bins(windows, x) or _are_few_and_long(windows, x):
-        return _maxima(windows, x)[0]
-    # XLA is faster where windows read what others do along one axis at most, but for long rows.
-    overlap = [w for w in windows if isinstance(w, Window) and w.size > w.stride]
-    long = len(windows) == 1 == len(overlap) and x.shape[-1] >= (_LONG_ROW if overlap[0].stride == 1 else _LONG_ROW_IN_STEPS)
-    return _values_of_windows(windows, x)[0] if len(overlap) > 1 or long else _maximum(x, windows, False)[0]
+    return _maxima(windows, x)[0] if found else _values(windows, x)
 
 
 @_values_by_place.defjvp
@@ -209,12 +206,8 @@ def _are_bins(windows: tuple[Window | Bins, ...], x: Array) -> bool:
 
 def _are_few(windows: tuple[Window | Bins, ...], x: Array, most: int) -> bool:
     """Whether windows are runs of the places of ``x`` that do not overlap, and ``most`` at most along its rows."""
-    axes = zip(windows, x.shape[x.ndim - len(windows) :], strict=True)
-    return windows[-1].count <= most and all(isinstance(w, Window) and w.size <= w.stride and w.is_run_of(n) for w, n in axes)
-
-
-def _are_few_and_long(windows: tuple[Window | Bins, ...], x: Array) -> bool:
-    return len(windows) > 1 and windows[-1].size >= _LONG_WINDOW and _are_few(windows, x, _FEW_LONG_WINDOWS)
+    axes = [*zip(windows, x.shape[x.ndim - len(windows) :], strict=True)]
+    return axes[-1][0].count <= most and all(isinstance(w, Window) and w.size <= w.stride and w.is_run_of(n) for w, n in axes)
 
 
 def _maxima(windows: Any, x: Array) -> Arrays:
@@ -227,6 +220,22 @@ def _as_found(windows: tuple[Window | Bins, ...], x: Array) -> Arrays:
     values, places = _maximum(x, windows, True)
     assert places is not None
     return values, places.astype(np.int32)
+
+
+def _values(windows: tuple[Window | Bins, ...], x: Array) -> Array:
+    """Values alone of windows that the library may find."""
+    if _are_bins(windows, x) or (len(windows) > 1 and windows[-1].size >= _LONG_WINDOW and _are_few(windows, x, _FEW_LONG_WINDOWS)):
+        return _maxima(windows, x)[0]
+    # XLA is faster where windows read what others do along one axis at most, but for long rows.
+    overlap = [w for w in windows if isinstance(w, Window) and w.size > w.stride]
+    by_library = len(overlap) > 1 or (len(windows) == 1 == len(overlap) and _is_long(overlap[0], x.shape[-1]))
+    return _values_of_windows(windows, x)[0] if by_library else _maximum(x, windows, False)[0]
+
+
+def _is_long(w: Window, size: int) -> bool:
+    """Whether the library is faster than XLA at windows that overlap along a row of ``size`` numbers."""
+    slow = w.size <= (_SHORT_IN_TWOS if w.stride == 2 else _SHORT_IN_STEPS * w.stride if w.stride not in _SHUFFLED else 0)
+    return size >= (_LONG_ROW if w.stride == 1 else _LONG_ROW_IN_STEPS) and not (slow and w.is_run_of(size))
 
 
 def _attributes(windows: tuple[Window, ...]) -> dict[str, Any]:
@@ -282,10 +291,6 @@ def _total_along(x: Array, axis: int, window: Window | Bins) -> Array:
         x = x.reshape(*x.shape[:axis], count, size, *x.shape[axis + 1 :])
         return x.sum(axis + 1, dtype=x.dtype) if native() else sums([x], [axis + 1])[0]
     return _slide((_pad(x, axis, window, 0),), axis, window, lambda a, b, _: (a[0] + b[0],))[0]
-
-
-def _is_short(window: Window | Bins) -> bool:
-    return isinstance(window, Window) and window.stride == 1 and window.size <= _SHORT
 
 
 def _total_of_shifted(x: Array, w: Window) -> Array:

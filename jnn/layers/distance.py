@@ -35,7 +35,11 @@ def vector_norm(x: Array, p: float, axis: int | tuple[int, ...] | None, keepdims
     if p == 1:
         return jnp.sum(size, axis, keepdims=keepdims)
     if math.isinf(p):
-        return (jnp.max if p > 0 else jnp.min)(size, axis, keepdims=keepdims)
+        # XLA:CPU's maxima and minima of more than a few numbers lose NaN.
+        ordered = size == size
+        nan = jnp.sum(jnp.where(ordered, 0, size), axis, keepdims=keepdims)
+        extreme = (jnp.max if p > 0 else jnp.min)(jnp.where(ordered, size, 0), axis, keepdims=keepdims)
+        return jnp.where(nan == nan, extreme, nan)
     at_zero = 0 if p > 0 else jnp.inf
     total = jnp.sum(jnp.where(size == 0, at_zero, jnp.where(size == 0, 1, size) ** p), axis, keepdims=keepdims)
     flat = (total == 0) | jnp.isinf(total)
