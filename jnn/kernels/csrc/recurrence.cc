@@ -150,9 +150,9 @@ class Forward {
       for (int64_t part = mine.begin(block); part < mine.begin(block + 1); ++part) {
         const int64_t begin = rows.begin(part), count = rows.size(part);
         T* slots = slots_.get() + begin * pitch_ + group * kWidth;
+        for (int64_t i = 0; k == 0 && i < count; ++i) std::copy_n(bias, kWidth, slots + i * pitch_);
         const T* from = inputs_.get() + begin * padded<T>(l.input) + k * count;
-        kPanels<T, kVectors>[count - 1](std::min(kDepth, l.input - k), from, weight, k == 0 ? Start<T>{bias, 0} : Start<T>{slots, pitch_},
-                                        slots, pitch_);
+        kPanels<T, kVectors>[count - 1](std::min(kDepth, l.input - k), from, weight, {slots, pitch_}, slots, pitch_);
       }
     }
   }
