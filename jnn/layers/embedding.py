@@ -16,6 +16,7 @@ from ..core.function import function
 from ..core.spec import Constant, Layer, config, layer, param
 from ..kernels import sampling
 from ..kernels.foreign import takes
+from .distance import vector_norm
 
 Array = jax.Array
 
@@ -39,7 +40,7 @@ def _rows(index: Array, weight: Array, max_norm: float | None, norm_type: float,
     if max_norm is not None:
         # Derivatives pass the shortening by, as they do in torch, where it is done to the table and not recorded.
         fixed = jax.lax.stop_gradient(rows).astype(dtypes.accumulator(rows.dtype))
-        norm = jnp.linalg.norm(fixed, norm_type, axis=-1, keepdims=True)
+        norm = vector_norm(fixed, norm_type, -1, keepdims=True)
         rows = straight_through(jnp.where(norm > max_norm, fixed * (max_norm / (norm + 1e-7)), fixed).astype(rows.dtype), rows)
     if scale_grad_by_freq:
         count = jnp.zeros(len(weight), np.int32).at[index].add(1)[index]

@@ -118,7 +118,7 @@ class Product {
     T* sums = count == width && !past_ ? to : beside;
     const int64_t stride = sums == to ? b_.rows : width;
     for (int64_t i = 0; i < rows && k && sums != to; ++i) std::copy_n(to + i * b_.rows, count, sums + i * stride);
-    const Start<T> start = k ? Start<T>{sums, stride} : bias_ ? Start<T>{bias_.get() + first, 0} : Start<T>{};
+    const Start<T> start = k ? Start<T>{sums, stride} : Start<T>{bias_ ? bias_.get() + first : nullptr, 0};
     const auto& narrow = a_.across ? kNarrowPanels<T, 1> : kNarrowPanels<T>;
     const auto& wide = a_.across ? kPanels<T, kTileVectors, 1> : kPanels<T, kTileVectors>;
     const auto kernel = width == kLanes<T> ? narrow[rows - 1] : wide[rows - 1];

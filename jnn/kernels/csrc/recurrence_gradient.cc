@@ -242,7 +242,7 @@ class Backward {
           const int64_t begin = tiles.begin(t);
           T* to = sums.get() + begin * pitch + panel * kColumns;
           kPanels<T, kTileVectors>[tiles.size(t) - 1](terms, runs.get() + begin* kDepth, by_input_.at(panel, k),
-                                                      k > 0 ? Start<T>{to, pitch} : Start<T>{}, to, pitch);
+                                                      {k > 0 ? to : nullptr, pitch}, to, pitch);
         }
     }
     for (int64_t i = 0; i < count; ++i) std::copy_n(sums.get() + i * pitch, l.input, out_.x + (first + i) * l.input);
@@ -317,8 +317,8 @@ class Backward {
           for (int64_t t = 0; t < tiles.parts; ++t) {
             const T* left = ordered.get() + tiles.begin(t) * kDepth;
             T* to = sums.get() + tiles.begin(t) * width + at;
-            kPanels<T, kTileVectors, 1>[tiles.size(t) - 1](terms, left, factor.panels->at(panel, k),
-                                                           k > 0 ? Start<T>{to, width} : Start<T>{}, to, width);
+            kPanels<T, kTileVectors, 1>[tiles.size(t) - 1](terms, left, factor.panels->at(panel, k), {k > 0 ? to : nullptr, width}, to,
+                                                           width);
           }
     }
     int64_t at = 0;
