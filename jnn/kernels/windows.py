@@ -35,9 +35,9 @@ _MOST = 2**31 - 1
 # library takes 0.2 to 0.9, but for windows without padding in steps that it cannot shuffle, or short ones in steps of two: 1.2 to 4.3.
 _LONG_ROW, _LONG_ROW_IN_STEPS, _SHUFFLED, _SHORT_IN_TWOS, _SHORT_IN_STEPS = 8, 24, (1, 2, 4, 8), 4, 3
 # Windows of up to so many along rows, none of which overlap, are found with their places as bins are, by the columns of a window: 0.11 to
-# 0.9 of the time of filling a vector with windows. Of values alone so are those of up to so many of so many places or more: 0.34 to 1.2
-# of that of slices. XLA's reductions, which take a quarter of it, lose NaN.
-_FEW_WINDOWS, _FEW_LONG_WINDOWS, _LONG_WINDOW = 14, 7, 8
+# 0.9 of the time of filling a vector with windows. Values alone are, however many, where windows of rows alone and of planes have so many
+# places along rows: 0.2 to 1.2 of the time of slices, of 5 x 5 places of 40 x 40 up to 2. XLA's reductions lose NaN.
+_FEW_WINDOWS, _LONG_ALONE, _LONG_IN_PLANES = 14, 10, 3
 # Sums over so many places in steps of one are of shifted rows: 0.35 to 0.9 of the time of slices of a padded one, of 15 places 2.8.
 _SHORT = 9
 
@@ -204,15 +204,15 @@ def _are_bins(windows: tuple[Window | Bins, ...], x: Array) -> bool:
     return runs and any(isinstance(w, Bins) for w in windows)
 
 
-def _are_few(windows: tuple[Window | Bins, ...], x: Array, most: int) -> bool:
-    """Whether windows are runs of the places of ``x`` that do not overlap, and ``most`` at most along its rows."""
-    axes = [*zip(windows, x.shape[x.ndim - len(windows) :], strict=True)]
-    return axes[-1][0].count <= most and all(isinstance(w, Window) and w.size <= w.stride and w.is_run_of(n) for w, n in axes)
+def _are_apart(windows: tuple[Window | Bins, ...], x: Array) -> bool:
+    """Whether windows are runs of the places of ``x`` that do not overlap."""
+    sizes = x.shape[x.ndim - len(windows) :]
+    return all(isinstance(w, Window) and w.size <= w.stride and w.is_run_of(n) for w, n in zip(windows, sizes, strict=True))
 
 
 def _maxima(windows: Any, x: Array) -> Arrays:
     """Values and places by the library."""
-    bins = _are_bins(windows, x) or _are_few(windows, x, _FEW_WINDOWS)
+    bins = _are_bins(windows, x) or (windows[-1].count <= _FEW_WINDOWS and _are_apart(windows, x))
     return (_maxima_of_bins if bins else _maxima_of_windows)(windows, x)
 
 
@@ -224,8 +224,9 @@ def _as_found(windows: tuple[Window | Bins, ...], x: Array) -> Arrays:
 
 def _values(windows: tuple[Window | Bins, ...], x: Array) -> Array:
     """Values alone of windows that the library may find."""
-    if _are_bins(windows, x) or (len(windows) > 1 and windows[-1].size >= _LONG_WINDOW and _are_few(windows, x, _FEW_LONG_WINDOWS)):
-        return _maxima(windows, x)[0]
+    longest = int(windows[-1].lengths().max())
+    if _are_bins(windows, x) or (longest >= (_LONG_IN_PLANES if len(windows) > 1 else _LONG_ALONE) and _are_apart(windows, x)):
+        return _values_of_bins(windows, x)[0]
     # XLA is faster where windows read what others do along one axis at most, but for long rows.
     overlap = [w for w in windows if isinstance(w, Window) and w.size > w.stride]
     by_library = len(overlap) > 1 or (len(windows) == 1 == len(overlap) and _is_long(overlap[0], x.shape[-1]))
@@ -253,6 +254,7 @@ def _values_as_defined(windows: tuple[Window, ...], x: Array) -> Arrays:
 
 _maxima_of_windows = foreign("jnn_maxima", _as_found, _attributes)
 _values_of_windows = foreign("jnn_maxima", _values_as_defined, _attributes)
+_values_of_bins = foreign("jnn_maxima_of_bins", _values_as_defined, _attributes_of_bins)
 _maxima_of_bins = foreign("jnn_maxima_of_bins", _as_found, _attributes_of_bins)
 
 

@@ -32,6 +32,18 @@ inline void streamed() {
 template <class T>
 using Integers = Vector<std::make_signed_t<Bits<T>>>;
 
+// Whether any lane of a comparison holds.
+template <class T>
+inline bool any(Integers<T> lanes) {
+#if defined(__AVX512F__)
+  return _mm512_test_epi32_mask((__m512i)lanes, (__m512i)lanes);
+#elif defined(__AVX2__)
+  return _mm256_movemask_epi8((__m256i)lanes);
+#else
+  return total<std::make_signed_t<Bits<T>>>(lanes);
+#endif
+}
+
 // The first `count` of integers of the size of T, as integers of 32 bits.
 template <class T>
 inline void store_narrow(int32_t* to, Integers<T> v, int64_t count) {

@@ -36,17 +36,24 @@ inline V exchanged_of(V v, std::index_sequence<i...>) {
   return __builtin_shufflevector(v, v, (i ^ half)...);
 }
 
-// The greatest so far, the first of equal ones, and, `placed`, where it stands; NaN, the last one, once there is any.
+// The greatest so far, the first of equal ones, and where it stands; NaN, the last one, once there is any.
 template <class T, bool placed = true>
 struct Greatest {
   Vector<T> value;
   Integers<T> place;
 
+  Greatest() = default;
+  Greatest(Vector<T> value, Integers<T> place) : value(value), place(place) {}
+
   void see(Vector<T> other, Integers<T> there) {
     const Integers<T> better = (other > value) | (other != other);
     value = select<T>(better, other, value);
-    if constexpr (placed) place = better ? there : place;
+    place = better ? there : place;
   }
+  void see(const Greatest& other) { see(other.value, other.place); }
+
+  // `value` is read after this.
+  void settle() {}
 
   // The greater of two, wherever each stands.
   void join(const Greatest& other) {
@@ -65,6 +72,43 @@ struct Greatest {
   }
 };
 
+// The value alone: NaN is kept beside the others, so that none waits for more than a maximum.
+template <class T>
+struct Greatest<T, false> {
+  Vector<T> value, nan;
+
+  Greatest() = default;
+  Greatest(Vector<T> value, Integers<T>) : value(value), nan(value) {}
+
+  void see(Vector<T> other, Integers<T>) {
+    value = greater<T>(other, value);
+    nan = select<T>(other != other, other, nan);
+  }
+
+  void see(const Greatest& settled) { see(settled.value, Integers<T>{}); }
+
+  void settle() { nan = value = select<T>(nan == nan, value, nan); }
+
+  void join(const Greatest& other) {
+    value = greater<T>(other.value, value);
+    nan = select<T>(other.nan == other.nan, nan, other.nan);
+  }
+
+  void join_lanes() {
+    if (any<T>(nan != nan))
+      for (int i = 0; i < kLanes<T>; ++i)
+        if (nan[i] != nan[i]) value = broadcast(nan[i]);
+    fold();
+  }
+
+ private:
+  template <int half = kLanes<T> / 2>
+  void fold() {
+    value = greater<T>(exchanged_of<half>(value, std::make_index_sequence<kLanes<T>>()), value);
+    if constexpr (half > 1) fold<half / 2>();
+  }
+};
+
 template <class T>
 bool any_nan(const T* row, int64_t size) {
   Integers<T> unordered{};
@@ -72,7 +116,7 @@ bool any_nan(const T* row, int64_t size) {
     const Vector<T> v = lanes.load(row + at);
     unordered |= v != v;
   });
-  return total<std::make_signed_t<Bits<T>>>(unordered);
+  return any<T>(unordered);
 }
 
 // A row's greatest values in each window.
@@ -135,11 +179,12 @@ class Row {
   template <bool placed>
   Greatest<T, placed> from(int64_t i, int64_t base) const {
     const auto every = numbered<T>(std::make_index_sequence<kLanes<T>>()) * static_cast<Integer>(axis_.stride);
-    Greatest<T, placed> found{broadcast(-std::numeric_limits<T>::infinity()), {}};
+    Greatest<T, placed> found{broadcast(-std::numeric_limits<T>::infinity()), Integers<T>{}};
     if constexpr (placed) found.place = load<Integer>(first_.get() + i);
     for (const Tap& tap : taps_)
       found.see(load(line(tap.phase) + tap.shift + i), every + static_cast<Integer>(i * axis_.stride + tap.from));
-    found.place += static_cast<Integer>(base);
+    if constexpr (placed) found.place += static_cast<Integer>(base);
+    found.settle();
     return found;
   }
 
@@ -226,10 +271,11 @@ class Planes {
     for (int64_t i = depths.first(d); i < depths.end(d); ++i)
       for (int64_t j = rows.first(r); j < rows.end(r); ++j) {
         const Found& row = along_[(depths.place(d, i) * rows.in + rows.place(r, j)) * vectors_ + v];
-        if (any) found.see(row.value, row.place);
+        if (any) found.see(row);
         else found = row;
         any = true;
       }
+    found.settle();
     return found;
   }
 
@@ -243,70 +289,138 @@ class Planes {
 struct Bins {
   const int64_t *starts, *sizes;
   int64_t in, out;
+
+  // Whether they are of one size and as far apart, enough for a vector of them, and narrow.
+  template <class T>
+  bool are_beside() const {
+    if (out < kLanes<T> / 2 || sizes[0] > 4 * kLanes<T>) return false;
+    for (int64_t i = 0; i < out; ++i)
+      if (sizes[i] != sizes[0] || starts[i] != i * starts[1]) return false;
+    return true;
+  }
 };
 using AllBins = std::array<Bins, 3>;
 
 // Maxima of bins of planes: down the columns of those of some rows, and then along them.
-template <class T>
+template <class T, bool placed>
 class BinsOfPlanes {
  public:
   explicit BinsOfPlanes(const AllBins& bins)
-      : bins_(bins), values_(memory<T>(whole<T>(bins[2].in) + kLanes<T>)), places_(memory<Integer>(whole<T>(bins[2].in) + kLanes<T>)) {}
+      : bins_(bins),
+        values_(memory<T>(whole<T>(bins[2].in) + kLanes<T>)),
+        places_(memory<Integer>(placed ? whole<T>(bins[2].in) + kLanes<T> : 0)),
+        beside_(!placed && bins[2].are_beside<T>()),
+        lines_(memory<T>(beside_ ? bins[2].sizes[0] * whole<T>(bins[2].out) : 0)) {}
 
   void run(const T* x, T* values, int32_t* places) const {
-    for (int64_t depth = 0; depth < bins_[0].out; ++depth)
-      for (int64_t row = 0; row < bins_[1].out; ++row) {
-        vectors<T>(bins_[2].in, [&](int64_t at, auto, auto lanes) { down(depth, row, at, x, lanes); });
-        for (int64_t column = 0; column < bins_[2].out; ++column) along(column, values++, places++);
+    const bool one = bins_[0].in * bins_[1].in == 1;
+    const T* row = one ? x : values_.get();
+    for (int64_t d = 0; d < bins_[0].out; ++d)
+      for (int64_t r = 0; r < bins_[1].out; ++r) {
+        if (!one) blocks<T>(bins_[2].in, [&](int64_t at, auto count, auto lanes) { down<count>(d, r, at, x, lanes); });
+        if (beside_) {
+          side_by_side(row, values);
+          values += bins_[2].out;
+          continue;
+        }
+        for (int64_t column = 0; column < bins_[2].out; ++column) {
+          const Found found = placed && !one ? along(column) : of_row(column, row);
+          *values++ = found.value[0];
+          if constexpr (placed) *places++ = static_cast<int32_t>(found.place[0]);
+        }
       }
   }
 
  private:
   using Integer = std::make_signed_t<Bits<T>>;
+  using Found = Greatest<T, placed>;
   static constexpr T kLeast = -std::numeric_limits<T>::infinity();
 
-  // Of a vector of columns from `at` on.
-  template <class Lanes>
+  // Of vectors of columns from `at` on.
+  template <int count, class Lanes>
   void down(int64_t depth_bin, int64_t row_bin, int64_t at, const T* x, const Lanes& lanes) const {
     const auto& [depths, rows, columns] = bins_;
     const int64_t depth = depths.starts[depth_bin], row = rows.starts[row_bin];
     const auto every = numbered<T>(std::make_index_sequence<kLanes<T>>());
-    Greatest<T> found{broadcast(kLeast), every + static_cast<Integer>((depth * rows.in + row) * columns.in + at)};
+    const auto place = [&](int64_t d, int64_t r, int v) { return (d * rows.in + r) * columns.in + at + v * kLanes<T>; };
+    Found found[count];
+#pragma GCC unroll 4
+    for (int v = 0; v < count; ++v) found[v] = {broadcast(kLeast), every + static_cast<Integer>(place(depth, row, v))};
     for (int64_t d = depth; d < depth + depths.sizes[depth_bin]; ++d)
-      for (int64_t r = row; r < row + rows.sizes[row_bin]; ++r) {
-        const int64_t begin = (d * rows.in + r) * columns.in + at;
-        found.see(lanes.load(x + begin), every + static_cast<Integer>(begin));
-      }
-    store(values_.get() + at, found.value), store(places_.get() + at, found.place);
+      for (int64_t r = row; r < row + rows.sizes[row_bin]; ++r)
+#pragma GCC unroll 4
+        for (int v = 0; v < count; ++v) {
+          const T* from = x + place(d, r, v);
+          __builtin_prefetch(from + rows.sizes[row_bin] * columns.in);
+          found[v].see(lanes.load(from), every + static_cast<Integer>(place(d, r, v)));
+        }
+#pragma GCC unroll 4
+    for (int v = 0; v < count; ++v) {
+      found[v].settle();
+      store(values_.get() + at + v * kLanes<T>, found[v].value);
+      if constexpr (placed) store(places_.get() + at + v * kLanes<T>, found[v].place);
+    }
   }
 
-  void along(int64_t column_bin, T* value, int32_t* place) const {
-    const T* values = values_.get() + bins_[2].starts[column_bin];
-    const Integer* places = places_.get() + bins_[2].starts[column_bin];
-    Greatest<T> found{broadcast(kLeast), broadcast<Integer>(std::numeric_limits<Integer>::max())};
-    vectors<T>(bins_[2].sizes[column_bin], [&](int64_t at, auto, auto lanes) {
-      const Integers<T> there = load(places + at);
-      found.join({lanes.keep(load(values + at), kLeast), lanes.keep(there, std::numeric_limits<Integer>::max())});
+  // Of all bins of a row.
+  void side_by_side(const T* row, T* values) const {
+    const auto& [starts, sizes, in, out] = bins_[2];
+    const int64_t pitch = whole<T>(out);
+    transpose(row, starts[1], out, sizes[0], lines_.get(), pitch);
+    for (int64_t at = 0; at < out; at += kLanes<T>) {
+      Found found{load(lines_.get() + at), Integers<T>{}};
+      for (int64_t place = 1; place < sizes[0]; ++place) found.see(load(lines_.get() + place * pitch + at), Integers<T>{});
+      found.settle();
+      store_some(values + at, found.value, out - at);
+    }
+  }
+
+  // Of a row, in the first lane.
+  Found of_row(int64_t bin, const T* row) const {
+    const int64_t start = bins_[2].starts[bin];
+    const auto every = numbered<T>(std::make_index_sequence<kLanes<T>>()) + static_cast<Integer>(start);
+    Found found[kWays];
+    for (Found& own : found) own = {broadcast(kLeast), every};
+    vectors<T>(bins_[2].sizes[bin], [&](int64_t at, auto way, auto lanes) {
+      found[way].see(lanes.keep(lanes.load(row + start + at), kLeast), every + static_cast<Integer>(at));
     });
+    found[0].join(found[1]), found[2].join(found[3]), found[0].join(found[2]);
+    found[0].join_lanes();
+    return found[0];
+  }
+
+  // Of those of columns, in the first lane.
+  Found along(int64_t column_bin) const {
+    constexpr Integer kBehind = std::numeric_limits<Integer>::max();
+    const int64_t start = bins_[2].starts[column_bin];
+    Found found{broadcast(kLeast), broadcast(kBehind)};
+    if constexpr (placed)
+      vectors<T>(bins_[2].sizes[column_bin], [&](int64_t at, auto, auto lanes) {
+        found.join({lanes.keep(load(values_.get() + start + at), kLeast), lanes.keep(load(places_.get() + start + at), kBehind)});
+      });
     found.join_lanes();
-    *value = found.value[0], *place = static_cast<int32_t>(found.place[0]);
+    return found;
   }
 
   const AllBins bins_;
   const Memory<T> values_;
   const Memory<Integer> places_;
+  const bool beside_;
+  const Memory<T> lines_;
 };
 
-// Maxima of bins of as many small planes as a vector has lanes, side by side.
+// Whether planes are small, have bins too narrow for vectors and are enough to be side by side in them.
 template <class T>
+bool are_beside(const AllBins& bins, bool placed, int64_t planes, int64_t threads) {
+  constexpr int64_t kNarrow = 4 * kLanes<T>, kMost = 4096;
+  if (!placed && bins[0].in * bins[1].in == 1 && bins[2].out >= kLanes<T> && bins[2].are_beside<T>()) return false;
+  return bins[2].in / bins[2].out < kNarrow && bins[0].in * bins[1].in * bins[2].in <= kMost && planes >= kLanes<T> * threads;
+}
+
+// Maxima of bins of as many small planes as a vector has lanes, side by side.
+template <class T, bool placed>
 class BinsBySide {
  public:
-  // Whether there are planes enough, whose bins are too narrow for vectors.
-  static bool suits(const AllBins& bins, int64_t planes, int64_t threads) {
-    constexpr int64_t kNarrow = 4 * kLanes<T>, kMost = 4096;
-    return bins[2].in / bins[2].out < kNarrow && bins[0].in * bins[1].in * bins[2].in <= kMost && planes >= kLanes<T> * threads;
-  }
-
   explicit BinsBySide(const AllBins& bins) : bins_(bins), in_(bins[0].in * bins[1].in * bins[2].in), x_(memory<T>(in_ * kLanes<T>)) {}
 
   void run(const T* x, int64_t planes, T* values, int32_t* places) const {
@@ -315,32 +429,39 @@ class BinsBySide {
     transpose(x, in_, planes, in_, x_.get(), kLanes<T>);
     for (int64_t depth = 0; depth < depths.out; ++depth)
       for (int64_t row = 0; row < rows.out; ++row)
-        for (int64_t column = 0; column < columns.out; ++column, ++values, ++places) {
-          const Greatest<T> found = greatest({depth, row, column});
-          for (int64_t plane = 0; plane < planes; ++plane)
-            values[plane * out] = found.value[plane], places[plane * out] = static_cast<int32_t>(found.place[plane]);
+        for (int64_t column = 0; column < columns.out; ++column, ++values, places += placed) {
+          const Found found = greatest({depth, row, column});
+          for (int64_t plane = 0; plane < planes; ++plane) {
+            values[plane * out] = found.value[plane];
+            if constexpr (placed) places[plane * out] = static_cast<int32_t>(found.place[plane]);
+          }
         }
   }
 
  private:
-  Greatest<T> greatest(const Ints& bin) const {
+  using Integer = std::make_signed_t<Bits<T>>;
+  using Found = Greatest<T, placed>;
+
+  Found greatest(const Ints& bin) const {
     const auto& [depths, rows, columns] = bins_;
     auto at = [&](int64_t d, int64_t r) {
       return ((depths.starts[bin[0]] + d) * rows.in + rows.starts[bin[1]] + r) * columns.in + columns.starts[bin[2]];
     };
-    Greatest<T> found{load(x_.get() + at(0, 0) * kLanes<T>), Integers<T>{} + static_cast<Integer>(at(0, 0))};
+    Found found{load(x_.get() + at(0, 0) * kLanes<T>), Integers<T>{} + static_cast<Integer>(at(0, 0))};
     for (int64_t d = 0; d < depths.sizes[bin[0]]; ++d)
       for (int64_t r = 0; r < rows.sizes[bin[1]]; ++r)
         for (int64_t place = at(d, r), end = place + columns.sizes[bin[2]]; place < end; ++place)
           found.see(load(x_.get() + place * kLanes<T>), Integers<T>{} + static_cast<Integer>(place));
+    found.settle();
     return found;
   }
 
-  using Integer = std::make_signed_t<Bits<T>>;
   const AllBins bins_;
   const int64_t in_;
   const Memory<T> x_;
 };
+
+int32_t* places_in(ffi::RemainingRets& rest) { return rest.size() ? (*rest.get<ffi::Buffer<ffi::S32>>(0))->typed_data() : nullptr; }
 
 // x (*, *in) to the maxima (*, *out) and, where they are wanted, their places. The attributes are of its last axes.
 ffi::Error maxima(Pool pool, Span size, Span stride, Span dilation, Span before, ffi::AnyBuffer x, ffi::Result<ffi::AnyBuffer> values,
@@ -351,7 +472,7 @@ ffi::Error maxima(Pool pool, Span size, Span stride, Span dilation, Span before,
     axes[3 - size.size() + i] = {of(x.dimensions()), of(values->dimensions()), size[i], stride[i], dilation[i], before[i]};
   }
   const int64_t in = axes[0].in * axes[1].in * axes[2].in, out = axes[0].out * axes[1].out * axes[2].out;
-  int32_t* places = rest.size() ? (*rest.get<ffi::Buffer<ffi::S32>>(0))->typed_data() : nullptr;
+  int32_t* places = places_in(rest);
   return by_type(x.element_type(), [&](auto zero) {
     using T = decltype(zero);
     by_task(pool, x.element_count() / in, in, 1, [&](int64_t begin, int64_t end) {
@@ -364,11 +485,26 @@ ffi::Error maxima(Pool pool, Span size, Span stride, Span dilation, Span before,
   });
 }
 
+// The maxima over bins of planes of `in` numbers, `out` for each.
+template <class T, bool placed>
+void each_plane(const AllBins& bins, bool beside, int64_t in, int64_t out, int64_t planes, const T* x, T* values, int32_t* places) {
+  const auto at = [&](int64_t plane) { return placed ? places + plane * out : nullptr; };
+  if (beside) {
+    const BinsBySide<T, placed> found(bins);
+    for (int64_t i = 0; i < planes; i += kLanes<T>)
+      found.run(x + i * in, std::min<int64_t>(kLanes<T>, planes - i), values + i * out, at(i));
+  } else {
+    const BinsOfPlanes<T, placed> found(bins);
+    for (int64_t i = 0; i < planes; ++i) found.run(x + i * in, values + i * out, at(i));
+  }
+}
+
 // The same over bins; `starts` and `sizes` have those of the first axis first.
 ffi::Error maxima_of_bins(Pool pool, Span starts, Span sizes, int64_t axes, ffi::AnyBuffer x, ffi::Result<ffi::AnyBuffer> values,
-                          ffi::ResultBuffer<ffi::S32> places) {
+                          ffi::RemainingRets rest) {
   static constexpr int64_t kOnly = 0, kOne = 1;
   AllBins bins{{{&kOnly, &kOne, 1, 1}, {&kOnly, &kOne, 1, 1}, {&kOnly, &kOne, 1, 1}}};
+  int32_t* places = places_in(rest);
   int64_t in = 1, out = 1;
   const int64_t *start = starts.begin(), *size = sizes.begin();
   for (int64_t i = 0; i < axes; ++i) {
@@ -376,22 +512,17 @@ ffi::Error maxima_of_bins(Pool pool, Span starts, Span sizes, int64_t axes, ffi:
     own = {start, size, x.dimensions()[x.dimensions().size() - axes + i], values->dimensions()[values->dimensions().size() - axes + i]};
     start += own.out, size += own.out, in *= own.in, out *= own.out;
   }
+  const bool whole = std::all_of(bins.begin(), bins.end(), [](const Bins& own) { return own.sizes[0] == own.in; });
+  if (whole && out == 1) bins = {{{&kOnly, &kOne, 1, 1}, {&kOnly, &kOne, 1, 1}, {&kOnly, &in, in, 1}}};
   return by_type(x.element_type(), [&](auto zero) {
     using T = decltype(zero);
     const int64_t planes = x.element_count() / in;
-    const bool beside = BinsBySide<T>::suits(bins, planes, pool.num_threads());
+    const bool beside = are_beside<T>(bins, places, planes, pool.num_threads());
     by_task(pool, planes, in, beside ? kLanes<T> : 1, [&](int64_t begin, int64_t end) {
       const T* from = data<T>(x) + begin * in;
       T* to = data<T>(values) + begin * out;
-      int32_t* at = places->typed_data() + begin * out;
-      if (beside) {
-        const BinsBySide<T> found(bins);
-        for (int64_t i = 0; i < end - begin; i += kLanes<T>)
-          found.run(from + i * in, std::min<int64_t>(kLanes<T>, end - begin - i), to + i * out, at + i * out);
-      } else {
-        const BinsOfPlanes<T> found(bins);
-        for (int64_t i = 0; i < end - begin; ++i) found.run(from + i * in, to + i * out, at + i * out);
-      }
+      if (places) each_plane<T, true>(bins, beside, in, out, end - begin, from, to, places + begin * out);
+      else each_plane<T, false>(bins, beside, in, out, end - begin, from, to, nullptr);
     });
   });
 }
@@ -417,6 +548,6 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jnn_maxima_of_bins, maxima_of_bins,
                                   .Attr<int64_t>("axes")
                                   .Arg<ffi::AnyBuffer>()
                                   .Ret<ffi::AnyBuffer>()
-                                  .Ret<ffi::Buffer<ffi::S32>>());
+                                  .RemainingRets());
 
 }  // namespace jnn
