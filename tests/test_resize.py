@@ -158,6 +158,21 @@ def test_sampling_far_outside_and_on_the_borders(mode, padding, aligned, rng):
         np.testing.assert_allclose(mine, tensor.grad.numpy(), rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize("library", [True, False])
+@pytest.mark.parametrize("aligned", [True, False])
+@pytest.mark.parametrize("sizes", [((10, 8), (20, 12)), ((11, 4), (18, 22)), ((3, 4, 8), (6, 22, 38))])
+def test_points_between_two_elements_have_the_one_that_torch_takes(sizes, aligned, library):
+    space, out = sizes
+    x = np.arange(np.prod(space), dtype=np.float32).reshape(1, 1, *space)
+    theta = np.eye(len(space), len(space) + 1, dtype=np.float32)[None]
+    theirs = torch.nn.functional.affine_grid(torch.tensor(theta), (1, 1, *out), aligned)
+    with lowering(native=False, library=library):
+        points = F.affine_grid(jnp.asarray(theta), (1, 1, *out), aligned)
+        y = jax.jit(lambda x: F.grid_sample(x, points, "nearest", align_corners=aligned))(x)
+    np.testing.assert_array_equal(points, theirs)
+    np.testing.assert_array_equal(y, torch.nn.functional.grid_sample(torch.tensor(x), theirs, "nearest", align_corners=aligned))
+
+
 def test_a_point_that_is_nan_gives_nan_and_spoils_no_gradient():
     x, grid = jnp.ones((1, 1, 2, 2)), jnp.zeros((1, 1, 2, 2)).at[0, 0, 0, 0].set(jnp.nan)
     y, vjp = jax.vjp(lambda x: F.grid_sample(x, grid, align_corners=False), x)

@@ -75,7 +75,8 @@ def _tap(position: Array, weight: Array, size: int) -> _Tap:
 
 def _taps(form: Form, x: Array, size: int) -> list[_Tap]:
     """What the coordinates ``x`` in [-1, 1] are sampled from along an axis of ``size`` elements."""
-    position = x * ((size - 1) / 2 if form.align_corners else size / 2) + (size - 1) / 2
+    # With torch's roundings, which decide what is the nearest of two elements to a point half-way between them.
+    position = (x + 1) * ((size - 1) / 2) if form.align_corners else (x + 1) * (size / 2) - 0.5
     if form.mode == "bicubic":
         left = jnp.floor(position)
         places = [_inside(form, left + k, size) for k in (-1, 0, 1, 2)]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ..core import checks, dtypes
 from ..core.function import function
@@ -88,9 +89,16 @@ def affine_grid(theta: Array, size: Sequence[int], align_corners: bool | None = 
     checks.require(min(size) > 0, who, "size must be positive", size=size)
     checks.require(theta.shape[0] == size[0], who, "theta and size must have the same batch size", RuntimeError, theta=theta, size=size)
     matrix = theta.astype(dtypes.accumulator(theta.dtype)).reshape(-1, *(1,) * nd, nd, nd + 1)
-    points = matrix[..., nd]
-    for axis, n in enumerate(space):
-        line = jnp.linspace(-1, 1, n, dtype=matrix.dtype) if n > 1 else jnp.zeros(1, matrix.dtype)
-        line = line if aligned else line * ((n - 1) / n)
-        points = points + line.reshape(*(1,) * (axis + 1), n, *(1,) * (nd - axis)) * matrix[..., nd - 1 - axis]
-    return points.astype(theta.dtype)
+    points = jnp.zeros((), matrix.dtype)
+    for axis, n in reversed([*enumerate(space)]):
+        line = _line(n, aligned, matrix.dtype).reshape(*(1,) * (axis + 1), n, *(1,) * (nd - axis))
+        points = points + line * matrix[..., nd - 1 - axis]
+    return (points + matrix[..., nd]).astype(theta.dtype)
+
+
+def _line(n: int, aligned: bool, dtype: np.dtype) -> np.ndarray:
+    """``n`` points from -1 to 1, or half a step inside, with torch's roundings, which decide where those between two elements fall."""
+    number, i = np.dtype(dtype).type, np.arange(n)
+    step = float(number(2) / number(max(n - 1, 1)))
+    line = np.where(i < n // 2, step * i - 1, 1 - step * (n - 1 - i)).astype(dtype) * number(n > 1)
+    return line if aligned else line * number(n - 1) / number(n)

@@ -117,7 +117,8 @@ void weigh_cubic(Vector<T> t, T scale, Taps<T, 4>& taps) {
 template <class T, int count>
 Taps<T, count> taps_of(const Form& form, int64_t size, Vector<T> coordinate) {
   const T scale = T(.5) * (form.aligned ? size - 1 : size);
-  Vector<T> position = coordinate * scale + T(.5) * (size - 1), slope = broadcast(scale);
+  // With torch's roundings, which decide what is the nearest of two elements to a point half-way between them.
+  Vector<T> position = (coordinate + T{1}) * scale - (form.aligned ? T{0} : T(.5)), slope = broadcast(scale);
   Taps<T, count> taps;
   if constexpr (count < 4) bring_inside<T>(form, size, position, slope);
   if constexpr (count == 1) {
