@@ -61,6 +61,13 @@ struct Grid {
     return {first, std::clamp(offset < in[d] ? (in[d] - 1 - offset) / step + 1 : 0, first, places[d])};
   }
 
+  // Whether a tap is inside the input for all places.
+  bool everywhere(const Tap& tap) const {
+    for (int d = 0; d < 3; ++d)
+      if (tap.offset[d] < 0 || (places[d] - 1) * in_step[d] + tap.offset[d] >= in[d]) return false;
+    return true;
+  }
+
   // All offsets along the first dimension, from the least on.
   std::vector<int64_t> depths() const {
     std::vector<int64_t> found;

@@ -43,19 +43,36 @@ class Block {
   // follow each other need not be written: they are computed where they belong.
   Block(const Grid& grid, int64_t in_channels, int64_t begin, int64_t end, int64_t width, int64_t pitch, bool past)
       : grid_(grid), own_((end - begin + width - 1) / width, Own{kNone, 0}) {
-    const int64_t an_image = product(grid.places), columns = grid.places[2];
-    for (int64_t at = begin; at < end;) {
-      const int64_t rest = at % an_image, x = rest % columns, row = rest / columns, within = (at - begin) % width;
-      const int64_t count = std::min({columns - x, end - at, width - within, int64_t{kLanes<T>}});
-      const int64_t slot = (at - begin) / width * pitch + within;
-      runs_.push_back({at / an_image, {row / grid.places[1], row % grid.places[1], x}, static_cast<int>(count), at - begin, slot});
+    const auto [depths, rows, columns] = grid.places;
+    const int64_t an_image = product(grid.places), row = begin % an_image / columns;
+    Ints place{row / rows, row % rows, begin % columns};
+    // Counted on, for a division takes as long as several runs are copied.
+    for (int64_t at = begin, image = begin / an_image, within = 0, part = 0; at < end;) {
+      const int64_t count = std::min({columns - place[2], end - at, width - within, int64_t{kLanes<T>}});
+      runs_.push_back({image, place, static_cast<int>(count), at - begin, part + within});
       at += count;
+      if ((within += count) == width) within = 0, part += pitch;
+      if ((place[2] += count) < columns) continue;
+      place[2] = 0;
+      if (++place[1] < rows) continue;
+      place[1] = 0;
+      if (++place[0] == depths) place[0] = 0, ++image;
     }
     if (grid.whole()) write_along(begin, end, width, past);
     else writes_ = runs_;
-    reads_.reserve(runs_.size() * grid.taps.size());
-    for (const Tap& tap : grid.taps)
-      for (const Run& run : runs_) reads_.push_back(read(run, tap, in_channels));
+    // Numbers are written one by one: a pair put together in memory and read as a whole would have to wait for it.
+    reads_.resize(runs_.size() * grid.taps.size());
+    Read* next = reads_.data();
+    for (const Tap& tap : grid.taps) {
+      const int64_t shift = flat(0, tap.offset[0], tap.offset[1], tap.offset[2]);
+      const bool everywhere = grid.everywhere(tap);
+      for (const Run& run : runs_) {
+        const auto [z, y, x] = run.place;
+        next->from = flat(run.image * in_channels, z * grid.in_step[0], y * grid.in_step[1], x * grid.in_step[2]) + shift;
+        next->mask = everywhere ? between(0, run.count) : inside(run, tap);
+        ++next;
+      }
+    }
     const int64_t filled = (end - begin) % width;
     for (int64_t at = filled; filled && at < width; at += kLanes<T>) gaps_.push_back((end - begin) / width * pitch + at);
   }
@@ -99,12 +116,14 @@ class Block {
   // Rows of outputs that follow each other are one.
   void write_along(int64_t begin, int64_t end, int64_t width, bool past) {
     const int64_t an_image = product(grid_.places);
+    int64_t image = begin / an_image, rest = begin % an_image, part = 0, within = 0;
     for (int64_t at = begin, count; at < end; at += count) {
-      const int64_t image = at / an_image, rest = at % an_image, part = (at - begin) / width, within = (at - begin) % width;
       const bool whole = !past && within == 0 && width <= std::min(end - at, an_image - rest);
       count = whole ? width : std::min({an_image - rest, end - at, width - within, int64_t{kLanes<T>}});
       if (whole) own_[part] = {image, rest};
       else writes_.push_back({image, {0, 0, rest}, static_cast<int>(count), at - begin, 0});
+      if ((within += count) == width) within = 0, ++part;
+      if ((rest += count) == an_image) rest = 0, ++image;
     }
   }
 
@@ -125,19 +144,20 @@ class Block {
     }
   }
 
-  Read read(const Run& run, const Tap& tap, int64_t in_channels) const {
-    int64_t from = run.image * in_channels;
-    bool inside = true;
-    for (int d = 0; d < 3; ++d) {
+  int64_t flat(int64_t plane, int64_t z, int64_t y, int64_t x) const {
+    return ((plane * grid_.in[0] + z) * grid_.in[1] + y) * grid_.in[2] + x;
+  }
+
+  // The lanes of a run that a tap reads inside the input.
+  Mask inside(const Run& run, const Tap& tap) const {
+    for (int d = 0; d < 2; ++d) {
       const int64_t at = run.place[d] * grid_.in_step[d] + tap.offset[d];
-      inside = inside && (d == 2 || (at >= 0 && at < grid_.in[d]));
-      from = from * grid_.in[d] + at;
+      if (at < 0 || at >= grid_.in[d]) return 0;
     }
     const int64_t step = grid_.in_step[2], x = run.place[2] * step + tap.offset[2], count = run.count;
-    if (!inside) return {from, 0};
-    if (x >= 0 && x + (count - 1) * step < grid_.in[2]) return {from, between(0, run.count)};
+    if (x >= 0 && x + (count - 1) * step < grid_.in[2]) return between(0, run.count);
     const int64_t first = x < 0 ? (-x + step - 1) / step : 0, end = x < grid_.in[2] ? (grid_.in[2] - 1 - x) / step + 1 : 0;
-    return {from, between(std::min(first, count), std::min(end, count))};
+    return between(std::min(first, count), std::min(end, count));
   }
 
   const Grid& grid_;
