@@ -38,6 +38,9 @@ _LONG_ROW, _LONG_ROW_IN_STEPS, _SHUFFLED, _SHORT_IN_TWOS, _SHORT_IN_STEPS = 8, 2
 # 0.9 of the time of filling a vector with windows. Values alone are, however many, where windows of rows alone and of planes have so many
 # places along rows: 0.2 to 1.2 of the time of slices, of 5 x 5 places of 40 x 40 up to 2. XLA's reductions lose NaN.
 _FEW_WINDOWS, _LONG_ALONE, _LONG_IN_PLANES = 14, 10, 3
+# Of those that overlap along more axes than one the library takes 0.4 to 1.1 of the time of slices where there are so many along a row and
+# some are of padding; else 0.7 to 3.4.
+_MANY_OVERLAPPING = 8
 # Sums over so many places in steps of one are of shifted rows: 0.35 to 0.9 of the time of slices of a padded one, of 15 places 2.8.
 _SHORT = 9
 
@@ -204,15 +207,20 @@ def _are_bins(windows: tuple[Window | Bins, ...], x: Array) -> bool:
     return runs and any(isinstance(w, Bins) for w in windows)
 
 
-def _are_apart(windows: tuple[Window | Bins, ...], x: Array) -> bool:
-    """Whether windows are runs of the places of ``x`` that do not overlap."""
+def _are_runs(windows: tuple[Window | Bins, ...], x: Array) -> bool:
+    """Whether windows are even, and of neighbours among the places of ``x`` alone."""
     sizes = x.shape[x.ndim - len(windows) :]
-    return all(isinstance(w, Window) and w.size <= w.stride and w.is_run_of(n) for w, n in zip(windows, sizes, strict=True))
+    return all(isinstance(w, Window) and w.is_run_of(n) for w, n in zip(windows, sizes, strict=True))
+
+
+def _overlapping(windows: tuple[Window | Bins, ...]) -> list[Window]:
+    """Those that read what their neighbours do."""
+    return [w for w in windows if isinstance(w, Window) and w.size > w.stride]
 
 
 def _maxima(windows: Any, x: Array) -> Arrays:
     """Values and places by the library."""
-    bins = _are_bins(windows, x) or (windows[-1].count <= _FEW_WINDOWS and _are_apart(windows, x))
+    bins = _are_bins(windows, x) or (windows[-1].count <= _FEW_WINDOWS and _are_runs(windows, x) and not _overlapping(windows))
     return (_maxima_of_bins if bins else _maxima_of_windows)(windows, x)
 
 
@@ -224,12 +232,13 @@ def _as_found(windows: tuple[Window | Bins, ...], x: Array) -> Arrays:
 
 def _values(windows: tuple[Window | Bins, ...], x: Array) -> Array:
     """Values alone of windows that the library may find."""
-    longest = int(windows[-1].lengths().max())
-    if _are_bins(windows, x) or (longest >= (_LONG_IN_PLANES if len(windows) > 1 else _LONG_ALONE) and _are_apart(windows, x)):
+    last, runs, overlap = windows[-1], _are_runs(windows, x), _overlapping(windows)
+    long = int(last.lengths().max()) >= (_LONG_IN_PLANES if len(windows) > 1 else _LONG_ALONE)
+    if _are_bins(windows, x) or (long and runs and not overlap):
         return _values_of_bins(windows, x)[0]
-    # XLA is faster where windows read what others do along one axis at most, but for long rows.
-    overlap = [w for w in windows if isinstance(w, Window) and w.size > w.stride]
-    by_library = len(overlap) > 1 or (len(windows) == 1 == len(overlap) and _is_long(overlap[0], x.shape[-1]))
+    # XLA is faster where windows read what others do along one axis at most, but for long rows, and where none are of padding.
+    many = len(overlap) > 1 and not runs and last.count >= _MANY_OVERLAPPING
+    by_library = many or (len(windows) == 1 == len(overlap) and _is_long(overlap[0], x.shape[-1]))
     return _values_of_windows(windows, x)[0] if by_library else _maximum(x, windows, False)[0]
 
 
