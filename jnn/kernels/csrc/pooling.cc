@@ -290,9 +290,9 @@ struct Bins {
   const int64_t *starts, *sizes;
   int64_t in, out;
 
-  // Whether they are of one size and as far apart, enough for a vector of them, and narrow.
+  // Whether they are even, narrow and enough to be side by side in vectors.
   template <class T>
-  bool are_beside() const {
+  bool fit_beside() const {
     if (out < kLanes<T> / 2 || sizes[0] > 4 * kLanes<T>) return false;
     for (int64_t i = 0; i < out; ++i)
       if (sizes[i] != sizes[0] || starts[i] != i * starts[1]) return false;
@@ -309,7 +309,7 @@ class BinsOfPlanes {
       : bins_(bins),
         values_(memory<T>(whole<T>(bins[2].in) + kLanes<T>)),
         places_(memory<Integer>(placed ? whole<T>(bins[2].in) + kLanes<T> : 0)),
-        beside_(!placed && bins[2].are_beside<T>()),
+        beside_(!placed && bins[2].fit_beside<T>()),
         lines_(memory<T>(beside_ ? bins[2].sizes[0] * whole<T>(bins[2].out) : 0)) {}
 
   void run(const T* x, T* values, int32_t* places) const {
@@ -362,7 +362,7 @@ class BinsOfPlanes {
     }
   }
 
-  // Of all bins of a row.
+  // Of all bins of a row, which is transposed for it.
   void side_by_side(const T* row, T* values) const {
     const auto& [starts, sizes, in, out] = bins_[2];
     const int64_t pitch = whole<T>(out);
@@ -413,7 +413,7 @@ class BinsOfPlanes {
 template <class T>
 bool are_beside(const AllBins& bins, bool placed, int64_t planes, int64_t threads) {
   constexpr int64_t kNarrow = 4 * kLanes<T>, kMost = 4096;
-  if (!placed && bins[0].in * bins[1].in == 1 && bins[2].out >= kLanes<T> && bins[2].are_beside<T>()) return false;
+  if (!placed && bins[0].in * bins[1].in == 1 && bins[2].out >= kLanes<T> && bins[2].fit_beside<T>()) return false;
   return bins[2].in / bins[2].out < kNarrow && bins[0].in * bins[1].in * bins[2].in <= kMost && planes >= kLanes<T> * threads;
 }
 
