@@ -9,6 +9,7 @@ import torch
 import jnn
 import jnn.functional as F
 from jnn.kernels import convolution
+from jnn.kernels.platform import lowering
 
 
 def ones(*shape, dtype=np.float64):
@@ -163,10 +164,24 @@ def test_an_odd_same_padding_goes_to_the_right(rng):
     np.testing.assert_allclose(F.conv1d(x, w, padding="same"), F.conv1d(F.pad(x, (1, 2)), w), rtol=1e-10)
 
 
-def test_conv_tbc_is_conv1d_with_time_first(rng):
-    x, w, b = rng.standard_normal((6, 2, 3)), rng.standard_normal((3, 3, 4)), rng.standard_normal(4)
-    theirs = torch.conv_tbc(*map(torch.tensor, (x, w, b)), 1)
-    np.testing.assert_allclose(F.conv_tbc(x, w, b, 1), theirs, rtol=1e-10, atol=1e-12)
+@pytest.mark.parametrize("library", [True, False])
+@pytest.mark.parametrize(
+    ("steps", "channels", "outputs", "taps", "pad"), [(6, 3, 4, 3, 1), (1, 3, 4, 5, 2), (5, 3, 4, 2, 3), (260, 130, 140, 2, 0)]
+)
+def test_conv_tbc_is_conv1d_with_time_first(steps, channels, outputs, taps, pad, library, rng):
+    shapes = (steps, 2, channels), (taps, channels, outputs), (outputs,)
+    theirs = [torch.tensor(rng.standard_normal(shape), requires_grad=True) for shape in shapes]
+    y = torch.conv_tbc(*theirs, pad)
+    slope = torch.tensor(rng.standard_normal(y.shape))
+    with lowering(native=False, library=library):
+        mine, pull = jax.vjp(lambda *arrays: F.conv_tbc(*arrays, pad), *(jnp.asarray(t.detach().numpy()) for t in theirs))
+        slopes = pull(jnp.asarray(slope.numpy()))
+    for a, b in zip((mine, *slopes), (y, *torch.autograd.grad(y, theirs, slope)), strict=True):
+        np.testing.assert_allclose(a, b.detach().numpy(), rtol=1e-9, atol=1e-10)
+
+
+def test_conv_tbc_has_a_bias():
+    x, w = jnp.ones((6, 2, 3)), jnp.ones((3, 3, 4))
     with pytest.raises(TypeError, match="conv_tbc: bias must be an array"):
         F.conv_tbc(x, w, None)
 

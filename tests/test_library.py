@@ -93,6 +93,19 @@ def test_every_form_of_a_convolution_is_its_definition(
                 np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol * float(jnp.abs(b).max()))
 
 
+@pytest.mark.parametrize(("sizes", "kernel"), [((9, 14), (4, 4)), ((33,), (10,)), ((5, 6, 9), (2, 3, 4))])
+def test_narrow_pieces_of_one_channel_are_rows_of_a_product(sizes, kernel, rng, quick_compilation):
+    x, w = (jnp.asarray(rng.standard_normal(shape)) for shape in ((3, 1, *sizes), (5, 1, *kernel)))
+    slopes = _slopes(FUNCTIONS[len(sizes)], stride=kernel)
+    call = jax.jit(slopes).lower(x, w)
+    assert "jnn_conv" not in call.as_text()
+    assert "jnn_linear" in call.as_text()
+    with lowering(native=True):
+        expected = quick_jit(lambda x, w: slopes(x, w))(x, w)
+    for a, b in zip(call.compile()(x, w), expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-11 * float(jnp.abs(b).max()))
+
+
 def test_a_winograd_convolution_errs_no_more_than_xlas(rng, monkeypatch):
     monkeypatch.setattr(convolution, "_LIBRARY_FORM", "winograd")
     x, w = rng.standard_normal((2, 64, 16, 16)), rng.standard_normal((64, 64, 3, 3)) / 24

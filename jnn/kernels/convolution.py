@@ -6,6 +6,7 @@ functions, each of which has the others for gradients. Each is written here once
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,8 +20,8 @@ from ..core import dtypes
 from . import dense, grouped, linear, patches
 from .foreign import foreign
 from .multilinear import Like, multilinear
-from .platform import exact_products, native
-from .taps import Geometry, Ints, Pads, flipped, pad, swapped
+from .platform import by_library, exact_products, native
+from .taps import Geometry, Ints, Pads, count, flipped, pad, swapped
 
 Array = jax.Array
 # Of a geometry, the spatial sizes of the result, and two arrays.
@@ -39,6 +40,12 @@ _OUTPUTS_A_CHANNEL = 6
 _MOST_ZEROS = 1.7
 # Of so many places at most the library's gradient of a piece is faster: 0.47 to 0.85 of the time of 2 x 2, 1.15 of 4 x 4, 3 of 16 x 16.
 _FEW_PLACES = 8
+# Of one channel, and fewer along a row than vectors have lanes, pieces are the rows of a matmul: 0.5 to 0.8 of the library's time, of
+# more channels or places 1.1 to 2.
+_NARROW = 8
+# Of sequences with steps first so many weights of a tap, or so many steps of all sequences, at most are multiplied as they lie: 0.4 to 0.9
+# of the time; of more, 1 to 1.3 with gradients.
+_FEW_WEIGHTS, _FEW_STEPS = 1 << 14, 1 << 9
 # What the library takes where it can: "patches", "slabs", "winograd", "outputs", "columns" or "channels"; it chooses where there is none.
 _LIBRARY_FORM = ""
 
@@ -49,6 +56,26 @@ def conv(x: Array, w: Array, *, stride: Ints, padding: Pads, dilation: Ints, gro
         return _native(x, w, stride, padding, dilation, groups)
     geometry = Geometry(tuple(stride), tuple((low, high) for low, high in padding), tuple(dilation), groups)
     return _in_accumulator(lambda x, w: _conv(geometry, x, w), x, w)
+
+
+def conv_steps_first(x: Array, w: Array, *, stride: Ints, padding: Pads, dilation: Ints, groups: int) -> Array:
+    """:func:`conv` along one axis in steps of one, whose arrays were transposed from (T, N, C) and (K, C, O), as its result will be to.
+
+    Each step is multiplied by the weights of all taps, and the products are added up where they belong: no array has to be transposed.
+    """
+    (n, channels, steps), (outputs, _, taps), (low, high) = x.shape, w.shape, padding[0]
+    large = channels * outputs > _FEW_WEIGHTS and count((steps, n)) > _FEW_STEPS
+    if not by_library() or large or not x.size or not w.size:
+        return conv(x, w, stride=stride, padding=padding, dilation=dilation, groups=groups)
+
+    def sum_of_steps(x: Array, w: Array) -> Array:
+        weights = jnp.transpose(w, (2, 0, 1)).reshape(taps * outputs, channels)
+        products = linear.linear(jnp.transpose(x, (2, 0, 1)), weights).reshape(steps, n, taps, outputs)
+        pads = [((low - k, high - (taps - 1 - k), 0), (0, 0, 0), (0, 0, 0)) for k in range(taps)]
+        parts = [lax.pad(products[:, :, k], jnp.zeros((), x.dtype), config) for k, config in enumerate(pads)]
+        return jnp.transpose(functools.reduce(lax.add, parts), (1, 2, 0))
+
+    return _in_accumulator(sum_of_steps, x, w)
 
 
 def conv_transpose(x: Array, w: Array, *, stride: Ints, padding: Ints, output_padding: Ints, dilation: Ints, groups: int = 1) -> Array:
@@ -208,10 +235,28 @@ def _in_pieces(geometry: Geometry, w: Array | Like) -> bool:
     return pieces and w.shape[1] < _CHANNELS and geometry.groups == 1 and not _LIBRARY_FORM
 
 
+def _are_narrow(geometry: Geometry, sizes: Sequence[int], w: Array | Like) -> bool:
+    """Whether an output with spatial ``sizes`` has so few pieces along a row, of one channel and nothing around it."""
+    whole = geometry.padding == ((0, 0),) * len(sizes) and max(geometry.dilation) == 1
+    return whole and w.shape[1] == 1 and sizes[-1] < _NARROW and _in_pieces(geometry, w)
+
+
+def _pieces(x: Array, kernel: Ints, sizes: Sequence[int]) -> Array:
+    """The pieces of images of one channel, (N * places, elements)."""
+    n, axes = len(kernel), [(s, k) for s, k in zip(sizes, kernel, strict=True)]
+    x = x[:, 0, *(slice(s * k) for s, k in axes)].reshape(x.shape[0], *(size for pair in axes for size in pair))
+    x = jnp.transpose(x, (0, *range(1, 2 * n, 2), *range(2, 2 * n + 1, 2)))
+    return x.reshape(x.shape[0] * math.prod(sizes), math.prod(kernel))
+
+
 def _value(geometry: Geometry, x: Array, w: Array) -> Array:
-    sizes = geometry.sizes(x.shape[2:], w.shape[2:])
+    kernel = w.shape[2:]
+    sizes = geometry.sizes(x.shape[2:], kernel)
     if _is_linear(geometry, x.shape[2:], w):
         return _as_linear(linear.linear, x, w, (x.shape[0], w.shape[0], *sizes))
+    if _are_narrow(geometry, sizes, w):
+        y = linear.linear(_pieces(x, kernel, sizes), w.reshape(w.shape[0], math.prod(kernel)))
+        return jnp.swapaxes(y.reshape(x.shape[0], math.prod(sizes), w.shape[0]), 1, 2).reshape(x.shape[0], w.shape[0], *sizes)
     return _library_forward(geometry, sizes, x, w)
 
 
@@ -224,6 +269,9 @@ def _slope_by_input(geometry: Geometry, g: Array, w: Array, sizes: Ints) -> Arra
 def _slope_by_weight(geometry: Geometry, g: Array, x: Array, w: Array | Like) -> Array:
     if _is_linear(geometry, x.shape[2:], w):
         return _as_linear(linear.by_weight, g, x, w.shape)
+    if _are_narrow(geometry, g.shape[2:], w):
+        slopes = jnp.moveaxis(g, 1, -1).reshape(g.shape[0] * math.prod(g.shape[2:]), g.shape[1])
+        return linear.by_weight(slopes, _pieces(x, w.shape[2:], g.shape[2:])).reshape(w.shape)
     return _library_by_weight(geometry, w.shape[2:], g, x)
 
 

@@ -277,9 +277,14 @@ def _maximum_along(leaves: Leaves, axis: int, window: Any) -> Leaves:
         bins = [_slide(_cut(leaves, axis, start, 1, size), axis, Window(size, size, 1, 0, 1), _greater) for start, size in runs]
         return tuple(jnp.concatenate(parts, axis) for parts in zip(*bins, strict=True))
     places = window.places()[0] if isinstance(window, Bins) else window
-    taps = tuple(jnp.take(x, places, axis) for x in leaves)
+    taps = tuple(_at(x, axis, places) for x in leaves)
     joined = _slide(taps, axis + 1, Window(places.shape[1], places.shape[1], 1, 0, 1), _greater)
     return tuple(lax.squeeze(x, (axis + 1,)) for x in joined)
+
+
+def _at(x: Array, axis: int, places: Any) -> Array:
+    """The elements at places along an axis, each of which is there: to look for others takes as long as to gather."""
+    return x.at[(slice(None),) * axis + (places,)].get(mode="promise_in_bounds", wrap_negative_indices=False)
 
 
 @functools.lru_cache(1024)
@@ -295,7 +300,7 @@ def _total_along(x: Array, axis: int, window: Window | Bins) -> Array:
             return resample(x, axis, _taps(window))
         places, filled = window.places()
         filled = np.expand_dims(filled, [a for a in range(x.ndim + 1) if a not in (axis, axis + 1)])
-        return jnp.where(filled, jnp.take(x, places, axis), 0).sum(axis + 1, dtype=x.dtype)
+        return jnp.where(filled, _at(x, axis, places), 0).sum(axis + 1, dtype=x.dtype)
     size, stride, dilation, before, count = window
     if size == stride and dilation == 1 and before == 0 and count * size <= x.shape[axis]:
         x = lax.slice_in_dim(x, 0, count * size, axis=axis)

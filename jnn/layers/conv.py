@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -71,7 +71,17 @@ def _finish(y: Array, bias: Array | None, batched: bool) -> Array:
     return y if batched else y[0]
 
 
-def _conv(n: int, input: Array, weight: Array, bias: Array | None, stride: Size, padding: Size | str, dilation: Size, groups: int) -> Array:
+def _conv(
+    n: int,
+    input: Array,
+    weight: Array,
+    bias: Array | None,
+    stride: Size,
+    padding: Size | str,
+    dilation: Size,
+    groups: int,
+    lowering: Callable[..., Array] = convolution.conv,
+) -> Array:
     who = f"conv{n}d"
     stride, dilation = checks.ntuple(who, "stride", stride, n), checks.ntuple(who, "dilation", dilation, n)
     x = _check_arrays(who, n, input, weight, bias, checks.integer(who, "groups", groups), transposed=False)
@@ -82,7 +92,7 @@ def _conv(n: int, input: Array, weight: Array, bias: Array | None, stride: Size,
     checks.require(
         fits, who, "the dilated kernel must fit into the padded input", RuntimeError, input=x.shape[2:], kernel=kernel, padding=padding
     )
-    y = convolution.conv(x, weight, stride=stride, padding=pads, dilation=dilation, groups=groups)
+    y = lowering(x, weight, stride=stride, padding=pads, dilation=dilation, groups=groups)
     return _finish(y, bias, x is input)
 
 
@@ -229,7 +239,8 @@ def conv_tbc(input: Array, weight: Array, bias: Array, pad: int = 0) -> Array:
     checks.rank("conv_tbc", input, (3,))
     checks.rank("conv_tbc", weight, (3,), name="weight")
     checks.require(isinstance(bias, jax.Array), "conv_tbc", "bias must be an array", TypeError, bias=bias)
-    y = _conv(1, jnp.transpose(input, (1, 2, 0)), jnp.transpose(weight, (2, 1, 0)), bias, 1, pad, 1, 1)
+    x, w = jnp.transpose(input, (1, 2, 0)), jnp.transpose(weight, (2, 1, 0))
+    y = _conv(1, x, w, bias, 1, pad, 1, 1, lowering=convolution.conv_steps_first)
     return jnp.transpose(y, (2, 0, 1))
 
 
