@@ -236,9 +236,9 @@ def _in_pieces(geometry: Geometry, w: Array | Like) -> bool:
 
 
 def _are_narrow(geometry: Geometry, sizes: Sequence[int], w: Array | Like) -> bool:
-    """Whether an output with spatial ``sizes`` has so few pieces along a row, of one channel and nothing around it."""
+    """Whether an output with spatial ``sizes``, none left open, has so few pieces along a row, of one channel and nothing around it."""
     whole = geometry.padding == ((0, 0),) * len(sizes) and max(geometry.dilation) == 1
-    return whole and w.shape[1] == 1 and sizes[-1] < _NARROW and _in_pieces(geometry, w)
+    return whole and w.shape[1] == 1 and _in_pieces(geometry, w) and all(isinstance(n, int) for n in sizes) and sizes[-1] < _NARROW
 
 
 def _pieces(x: Array, kernel: Ints, sizes: Sequence[int]) -> Array:
