@@ -293,7 +293,7 @@ struct Bins {
   // Whether they are even, narrow and enough to be side by side in vectors.
   template <class T>
   bool fit_beside() const {
-    if (out < kLanes<T> / 2 || sizes[0] > 4 * kLanes<T>) return false;
+    if (out < std::max(2, kLanes<T> / 2) || sizes[0] > 4 * kLanes<T>) return false;
     for (int64_t i = 0; i < out; ++i)
       if (sizes[i] != sizes[0] || starts[i] != i * starts[1]) return false;
     return true;
@@ -324,7 +324,7 @@ class BinsOfPlanes {
           continue;
         }
         for (int64_t column = 0; column < bins_[2].out; ++column) {
-          const Found found = placed && !one ? along(column) : of_row(column, row);
+          const Found found = greatest(column, row, one);
           *values++ = found.value[0];
           if constexpr (placed) *places++ = static_cast<int32_t>(found.place[0]);
         }
@@ -389,15 +389,21 @@ class BinsOfPlanes {
     return found[0];
   }
 
+  Found greatest(int64_t bin, const T* row, bool one) const {
+    if constexpr (placed) {
+      if (!one) return along(bin);
+    }
+    return of_row(bin, row);
+  }
+
   // Of those of columns, in the first lane.
   Found along(int64_t column_bin) const {
     constexpr Integer kBehind = std::numeric_limits<Integer>::max();
     const int64_t start = bins_[2].starts[column_bin];
     Found found{broadcast(kLeast), broadcast(kBehind)};
-    if constexpr (placed)
-      vectors<T>(bins_[2].sizes[column_bin], [&](int64_t at, auto, auto lanes) {
-        found.join({lanes.keep(load(values_.get() + start + at), kLeast), lanes.keep(load(places_.get() + start + at), kBehind)});
-      });
+    vectors<T>(bins_[2].sizes[column_bin], [&](int64_t at, auto, auto lanes) {
+      found.join({lanes.keep(load(values_.get() + start + at), kLeast), lanes.keep(load(places_.get() + start + at), kBehind)});
+    });
     found.join_lanes();
     return found;
   }
