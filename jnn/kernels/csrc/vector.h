@@ -54,10 +54,10 @@ inline Vector<T> broadcast(T value) {
 // The sum of the lanes, by halves. Shuffles keep the vector in its register.
 template <class V, size_t... i>
 inline auto sum_of(V v, std::index_sequence<i...>) {
-  const auto half = __builtin_shufflevector(v, v, i...) + __builtin_shufflevector(v, v, (i + sizeof...(i))...);
-  if constexpr (sizeof...(i) == 2) {
-    return half[0] + half[1];
+  if constexpr (sizeof...(i) == 1) {
+    return v[0] + v[1];
   } else {
+    const auto half = __builtin_shufflevector(v, v, i...) + __builtin_shufflevector(v, v, (i + sizeof...(i))...);
     return sum_of(half, std::make_index_sequence<sizeof...(i) / 2>());
   }
 }
