@@ -142,15 +142,15 @@ GEOMETRIES = [
 @pytest.mark.parametrize(("groups", "kernel", "stride", "padding", "dilation"), GEOMETRIES)
 def test_lowerings_agree(groups, kernel, stride, padding, dilation, rng, monkeypatch):
     """What the CPU runs and what the other platforms run are one function."""
-    x = jnp.asarray(rng.standard_normal((2, 4, 6, 5)))
+    x, bias = jnp.asarray(rng.standard_normal((2, 4, 6, 5))), jnp.asarray(rng.standard_normal(8))
     w, wt = (jnp.asarray(rng.standard_normal((a, b // groups, *kernel))) for a, b in ((8, 4), (4, 8)))
     extra = tuple(s - 1 for s in stride)
 
     def both():
         pads = [(p, p) for p in padding]
-        forward = convolution.conv(x, w, stride=stride, padding=pads, dilation=dilation, groups=groups)
+        forward = convolution.conv(x, w, bias, stride=stride, padding=pads, dilation=dilation, groups=groups)
         return forward, convolution.conv_transpose(
-            x, wt, stride=stride, padding=padding, output_padding=extra, dilation=dilation, groups=groups
+            x, wt, bias, stride=stride, padding=padding, output_padding=extra, dilation=dilation, groups=groups
         )
 
     here = both()

@@ -25,7 +25,7 @@ def test_the_library_is_there():
 
 
 def _slopes(function, **options):
-    return lambda x, w: jax.grad(lambda x, w: (function(x, w, **options) ** 3).sum(), (0, 1))(x, w)
+    return jax.grad(lambda x, w, bias: (function(x, w, bias, **options) ** 3).sum(), (0, 1, 2))
 
 
 FUNCTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
@@ -80,29 +80,30 @@ def test_every_form_of_a_convolution_is_its_definition(
     x, w = rng.standard_normal((options.pop("batch", 3), channels, *sizes)), rng.standard_normal((outputs, per_group, *kernel))
     turned = rng.standard_normal((channels, outputs // options.get("groups", 1), *kernel))
     # One template makes both types: the exacter one tells of every form, and the other of those that are chosen.
+    bias = rng.standard_normal(outputs)
     for dtype, rtol in [(np.float64, 1e-11), *([] if form else [(np.float32, 2e-4)])]:
         for functions, weight in ((FUNCTIONS, w), (TRANSPOSED, turned)):
             slopes = _slopes(functions[len(sizes)], **options)
-            arrays = jnp.asarray(x, dtype), jnp.asarray(weight, dtype)
+            arrays = [jnp.asarray(array, dtype) for array in (x, weight, bias)]
             jax.clear_caches()
             call = jax.jit(slopes).lower(*arrays)
             assert "jnn_conv" in call.as_text()
             with lowering(native=True):
-                expected = quick_jit(lambda x, w, slopes=slopes: slopes(x, w))(*arrays)
+                expected = quick_jit(lambda *arrays, slopes=slopes: slopes(*arrays))(*arrays)
             for a, b in zip(call.compile()(*arrays), expected, strict=True):
                 np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol * float(jnp.abs(b).max()))
 
 
 @pytest.mark.parametrize(("sizes", "kernel"), [((9, 14), (4, 4)), ((33,), (10,)), ((5, 6, 9), (2, 3, 4))])
 def test_narrow_pieces_of_one_channel_are_rows_of_a_product(sizes, kernel, rng, quick_compilation):
-    x, w = (jnp.asarray(rng.standard_normal(shape)) for shape in ((3, 1, *sizes), (5, 1, *kernel)))
+    arrays = [jnp.asarray(rng.standard_normal(shape)) for shape in ((3, 1, *sizes), (5, 1, *kernel), (5,))]
     slopes = _slopes(FUNCTIONS[len(sizes)], stride=kernel)
-    call = jax.jit(slopes).lower(x, w)
+    call = jax.jit(slopes).lower(*arrays)
     assert "jnn_conv" not in call.as_text()
     assert "jnn_linear" in call.as_text()
     with lowering(native=True):
-        expected = quick_jit(lambda x, w: slopes(x, w))(x, w)
-    for a, b in zip(call.compile()(x, w), expected, strict=True):
+        expected = quick_jit(lambda *arrays: slopes(*arrays))(*arrays)
+    for a, b in zip(call.compile()(*arrays), expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-11 * float(jnp.abs(b).max()))
 
 

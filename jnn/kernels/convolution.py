@@ -1,4 +1,4 @@
-"""How convolutions are lowered. Shapes are torch's: x (N, C, *S), w (O, C / groups, *K), transposed w (C, O / groups, *K).
+"""How convolutions are lowered. Shapes are torch's: x (N, C, *S), w (O, C / groups, *K), transposed w (C, O / groups, *K), bias (O,).
 
 A convolution, its gradient by the input, which is a transposed convolution, and its gradient by the weight are three bilinear
 functions, each of which has the others for gradients. Each is written here once, in the form that is fast for its shapes.
@@ -19,7 +19,7 @@ from jax import lax
 from ..core import dtypes
 from . import dense, grouped, linear, patches
 from .foreign import foreign
-from .multilinear import Like, multilinear
+from .multilinear import Like, affine, multilinear
 from .platform import by_library, exact_products, native
 from .taps import Geometry, Ints, Pads, count, flipped, pad, swapped
 
@@ -50,15 +50,15 @@ _FEW_WEIGHTS, _FEW_STEPS = 1 << 14, 1 << 9
 _LIBRARY_FORM = ""
 
 
-def conv(x: Array, w: Array, *, stride: Ints, padding: Pads, dilation: Ints, groups: int = 1) -> Array:
-    """The cross-correlation of ``x``, padded by zeros, with ``w``."""
+def conv(x: Array, w: Array, bias: Array | None = None, *, stride: Ints, padding: Pads, dilation: Ints, groups: int = 1) -> Array:
+    """The cross-correlation of ``x``, padded by zeros, with ``w``; and the bias of each output."""
     if native() or not x.size or not w.size:
-        return _native(x, w, stride, padding, dilation, groups)
+        return _plus(_native(x, w, stride, padding, dilation, groups), bias)
     geometry = Geometry(tuple(stride), tuple((low, high) for low, high in padding), tuple(dilation), groups)
-    return _in_accumulator(lambda x, w: _conv(geometry, x, w), x, w)
+    return _in_accumulator(functools.partial(_conv if bias is None else _conv_and_bias, geometry), x, w, bias)
 
 
-def conv_steps_first(x: Array, w: Array, *, stride: Ints, padding: Pads, dilation: Ints, groups: int) -> Array:
+def conv_steps_first(x: Array, w: Array, bias: Array, *, stride: Ints, padding: Pads, dilation: Ints, groups: int) -> Array:
     """:func:`conv` along one axis in steps of one, whose arrays were transposed from (T, N, C) and (K, C, O), as its result will be to.
 
     Each step is multiplied by the weights of all taps, and the products are added up where they belong: no array has to be transposed.
@@ -66,33 +66,55 @@ def conv_steps_first(x: Array, w: Array, *, stride: Ints, padding: Pads, dilatio
     (n, channels, steps), (outputs, _, taps), (low, high) = x.shape, w.shape, padding[0]
     large = channels * outputs > _FEW_WEIGHTS and count((steps, n)) > _FEW_STEPS
     if not by_library() or large or not x.size or not w.size:
-        return conv(x, w, stride=stride, padding=padding, dilation=dilation, groups=groups)
+        return conv(x, w, bias, stride=stride, padding=padding, dilation=dilation, groups=groups)
 
-    def sum_of_steps(x: Array, w: Array) -> Array:
+    def sum_of_steps(x: Array, w: Array, bias: Array) -> Array:
         weights = jnp.transpose(w, (2, 0, 1)).reshape(taps * outputs, channels)
         products = linear.linear(jnp.transpose(x, (2, 0, 1)), weights).reshape(steps, n, taps, outputs)
         pads = [((low - k, high - (taps - 1 - k), 0), (0, 0, 0), (0, 0, 0)) for k in range(taps)]
         parts = [lax.pad(products[:, :, k], jnp.zeros((), x.dtype), config) for k, config in enumerate(pads)]
-        return jnp.transpose(functools.reduce(lax.add, parts), (1, 2, 0))
+        return _plus(jnp.transpose(functools.reduce(lax.add, parts), (1, 2, 0)), bias)
 
-    return _in_accumulator(sum_of_steps, x, w)
+    return _in_accumulator(sum_of_steps, x, w, bias)
 
 
-def conv_transpose(x: Array, w: Array, *, stride: Ints, padding: Ints, output_padding: Ints, dilation: Ints, groups: int = 1) -> Array:
-    """The transpose of ``conv`` in its input: every element of ``x`` adds its multiple of ``w`` to the output."""
+def conv_transpose(
+    x: Array,
+    w: Array,
+    bias: Array | None = None,
+    *,
+    stride: Ints,
+    padding: Ints,
+    output_padding: Ints,
+    dilation: Ints,
+    groups: int = 1,
+) -> Array:
+    """The transpose of ``conv`` in its input: every element of ``x`` adds its multiple of ``w`` to the output, which begins
+    with the bias."""
     kernel = w.shape[2:]
     reach = [d * (k - 1) for d, k in zip(dilation, kernel)]
     if native() or not x.size or not w.size:
         pads = [(r - p, r - p + o) for r, p, o in zip(reach, padding, output_padding)]
-        return _native(x, flipped(swapped(w, groups)), (1,) * len(kernel), pads, dilation, groups, stride)
+        return _plus(_native(x, flipped(swapped(w, groups)), (1,) * len(kernel), pads, dilation, groups, stride), bias)
     sizes = tuple((n - 1) * s - 2 * p + r + 1 + o for n, s, p, r, o in zip(x.shape[2:], stride, padding, reach, output_padding))
     geometry = Geometry(tuple(stride), tuple((p, p) for p in padding), tuple(dilation), groups)
-    return _in_accumulator(lambda x, w: _conv_transpose((geometry, sizes), x, w), x, w)
+    transposed = _conv_transpose if bias is None else _conv_transpose_and_bias
+    return _in_accumulator(functools.partial(transposed, (geometry, sizes)), x, w, bias)
 
 
-def _in_accumulator(fn: Callable[[Array, Array], Array], x: Array, w: Array) -> Array:
-    dtype = dtypes.accumulator(x.dtype) if jnp.issubdtype(x.dtype, jnp.inexact) else x.dtype
-    return fn(x.astype(dtype), w.astype(dtype)).astype(x.dtype)
+def _in_accumulator(fn: Callable[..., Array], *arrays: Array | None) -> Array:
+    given = [x for x in arrays if x is not None]
+    own = given[0].dtype
+    dtype = dtypes.accumulator(own) if jnp.issubdtype(own, jnp.inexact) else own
+    return fn(*(x.astype(dtype) for x in given)).astype(own)
+
+
+def _spread(bias: Array, shape: Sequence[int]) -> Array:
+    return jnp.broadcast_to(bias.reshape(bias.shape[0], *(1,) * (len(shape) - 2)), shape)
+
+
+def _plus(y: Array, bias: Array | None = None) -> Array:
+    return y if bias is None else y + _spread(bias, y.shape)
 
 
 def _native(x: Array, w: Array, stride: Ints, padding: Pads, dilation: Ints, groups: int, input_dilation: Ints | None = None) -> Array:
@@ -205,9 +227,9 @@ def _attributes(static: tuple[Geometry, Ints]) -> dict[str, Any]:
 
 
 def _by_library(target: str, definition: _Sized) -> _Sized:
-    """``definition(geometry, sizes, a, b)``, the sizes being those of the result, as a call of the library."""
-    run = foreign(target, lambda static, a, b: (definition(*static, a, b),), _attributes)
-    return lambda geometry, sizes, a, b: run((geometry, tuple(sizes)), a, b)[0]
+    """``definition(geometry, sizes, a, b)``, the sizes being those of the result, as a call of the library; with a bias, if given."""
+    run = foreign(target, lambda static, a, b, *bias: (_plus(definition(*static, a, b), *bias),), _attributes)
+    return lambda geometry, sizes, *arrays: run((geometry, tuple(sizes)), *arrays)[0]
 
 
 _library_forward = _by_library("jnn_conv", lambda geometry, _, x, w: _forward(geometry, x, w))
@@ -222,9 +244,9 @@ def _is_linear(geometry: Geometry, sizes: Sequence[int], w: Array | Like) -> boo
     return tuple(sizes) == kernel and geometry.padding == none and near and geometry.groups == 1 and not _LIBRARY_FORM
 
 
-def _as_linear(product: Callable[[Array, Array], Array], a: Array, b: Array, shape: Sequence[int]) -> Array:
+def _as_linear(product: Callable[..., Array], a: Array, b: Array, shape: Sequence[int], *bias: Array) -> Array:
     """``product``, of the kernel ``linear``, of the arrays as matrices."""
-    return product(a.reshape(a.shape[0], -1), b.reshape(b.shape[0], -1)).reshape(shape)
+    return product(a.reshape(a.shape[0], -1), b.reshape(b.shape[0], -1), *bias).reshape(shape)
 
 
 def _in_pieces(geometry: Geometry, w: Array | Like) -> bool:
@@ -249,21 +271,23 @@ def _pieces(x: Array, kernel: Ints, sizes: Sequence[int]) -> Array:
     return x.reshape(x.shape[0] * math.prod(sizes), math.prod(kernel))
 
 
-def _value(geometry: Geometry, x: Array, w: Array) -> Array:
+def _value(geometry: Geometry, x: Array, w: Array, *bias: Array) -> Array:
     kernel = w.shape[2:]
     sizes = geometry.sizes(x.shape[2:], kernel)
     if _is_linear(geometry, x.shape[2:], w):
-        return _as_linear(linear.linear, x, w, (x.shape[0], w.shape[0], *sizes))
+        return _as_linear(linear.linear, x, w, (x.shape[0], w.shape[0], *sizes), *bias)
     if _are_narrow(geometry, sizes, w):
-        y = linear.linear(_pieces(x, kernel, sizes), w.reshape(w.shape[0], math.prod(kernel)))
+        y = linear.linear(_pieces(x, kernel, sizes), w.reshape(w.shape[0], math.prod(kernel)), *bias)
         return jnp.swapaxes(y.reshape(x.shape[0], math.prod(sizes), w.shape[0]), 1, 2).reshape(x.shape[0], w.shape[0], *sizes)
-    return _library_forward(geometry, sizes, x, w)
+    return _library_forward(geometry, sizes, x, w, *bias)
 
 
-def _slope_by_input(geometry: Geometry, g: Array, w: Array, sizes: Ints) -> Array:
+def _slope_by_input(geometry: Geometry, g: Array, w: Array, sizes: Ints, *bias: Array) -> Array:
     if _is_linear(geometry, sizes, w):
-        return _as_linear(linear.by_input, g, w, (g.shape[0], w.shape[1], *sizes))
-    return _by_input(geometry, g, w, sizes) if _in_pieces(geometry, w) else _library_by_input(geometry, sizes, g, w)
+        return _plus(_as_linear(linear.by_input, g, w, (g.shape[0], w.shape[1], *sizes)), *bias)
+    if _in_pieces(geometry, w):
+        return _plus(_by_input(geometry, g, w, sizes), *bias)
+    return _library_by_input(geometry, sizes, g, w, *bias)
 
 
 def _slope_by_weight(geometry: Geometry, g: Array, x: Array, w: Array | Like) -> Array:
@@ -281,6 +305,8 @@ _conv_transpose = multilinear(
     lambda static, g, w, x: _value(_covering(static[0], static[1], x, w), g, w),
     lambda static, g, x, w: _slope_by_weight(_covering(static[0], static[1], x, w), x, g, w),
 )
+_conv_and_bias = affine(_value, _conv, _spread)
+_conv_transpose_and_bias = affine(lambda static, x, w, bias: _slope_by_input(static[0], x, w, static[1], bias), _conv_transpose, _spread)
 
 
 def _covering(geometry: Geometry, sizes: Sequence[int], x: Array | Like, w: Array | Like) -> Geometry:

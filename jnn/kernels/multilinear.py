@@ -1,4 +1,4 @@
-"""Functions linear in one array, or in each of several, with gradients of one's own."""
+"""Functions linear in one array, or in each of several, with gradients of one's own; and such a function with an offset."""
 
 from __future__ import annotations
 
@@ -71,6 +71,40 @@ def multilinear(value: Function, *gradients: Gradient, by_sample: Callable[[Any]
     batching.primitive_batchers[primitive] = batch
     ad.primitive_jvps[primitive] = jvp
     ad.primitive_transposes[primitive] = transpose
+    return lambda static, *arrays: primitive.bind(*alike(*arrays), static=static)
+
+
+def affine(value: Function, product: Function, spread: Callable[[Array, Sequence[int]], Array]) -> Function:
+    """``value(static, *arrays, offset)``, which is ``product(static, *arrays)`` and the offset's ``spread(offset, shape)`` in one.
+
+    The product is linear in each of the arrays, and the offset's spread in it. Derivatives and samples are those of the two.
+    """
+    primitive = Primitive("affine")
+    run = jax.jit(value, static_argnums=0)
+
+    def sum_of(static: Any, *arrays: Array) -> Array:
+        y = product(static, *arrays[:-1])
+        return y + spread(arrays[-1], y.shape)
+
+    def bind(*arrays: Array, static: Any) -> Array:
+        return run(static, *arrays)
+
+    def batch(arrays: Sequence[Array], dims: Sequence[Any], *, static: Any) -> tuple[Array, int]:
+        return jax.vmap(functools.partial(sum_of, static), tuple(dims))(*arrays), 0
+
+    def jvp(primals: Sequence[Array], tangents: Sequence[Any], *, static: Any) -> tuple[Array, Any]:
+        y, (*factors, _) = primitive.bind(*primals, static=static), primals
+        moved = [(i, t) for i, t in enumerate(tangents[:-1]) if type(t) is not ad.Zero]
+        terms = [product(static, *factors[:i], t, *factors[i + 1 :]) for i, t in moved]
+        if type(tangents[-1]) is not ad.Zero:
+            terms.append(spread(tangents[-1], y.shape))
+        return y, functools.reduce(ad.add_tangents, terms)
+
+    primitive.def_impl(bind)
+    primitive.def_abstract_eval(lambda *avals, static: run.trace(static, *avals).jaxpr.out_avals[0])
+    mlir.register_lowering(primitive, mlir.lower_fun(bind, multiple_results=False))
+    batching.primitive_batchers[primitive] = batch
+    ad.primitive_jvps[primitive] = jvp
     return lambda static, *arrays: primitive.bind(*alike(*arrays), static=static)
 
 

@@ -65,12 +65,6 @@ def _check_geometry(who: str, stride: Sequence[int], dilation: Sequence[int], *p
         checks.require(min(padding) >= 0, who, "padding must not be negative", RuntimeError, padding=padding)
 
 
-def _finish(y: Array, bias: Array | None, batched: bool) -> Array:
-    if bias is not None:
-        y = y + bias.reshape(1, -1, *(1,) * (y.ndim - 2))
-    return y if batched else y[0]
-
-
 def _conv(
     n: int,
     input: Array,
@@ -92,8 +86,8 @@ def _conv(
     checks.require(
         fits, who, "the dilated kernel must fit into the padded input", RuntimeError, input=x.shape[2:], kernel=kernel, padding=padding
     )
-    y = lowering(x, weight, stride=stride, padding=pads, dilation=dilation, groups=groups)
-    return _finish(y, bias, x is input)
+    y = lowering(x, weight, bias, stride=stride, padding=pads, dilation=dilation, groups=groups)
+    return y if x is input else y[0]
 
 
 def _conv_transpose(
@@ -117,8 +111,8 @@ def _conv_transpose(
     sizes = _smallest_output(x.shape[2:], weight.shape[2:], stride, padding, dilation)
     some = all(size + e >= 1 for size, e in zip(sizes, extra))
     checks.require(some, who, "padding must leave something of the output", RuntimeError, input=x.shape[2:], padding=padding)
-    y = convolution.conv_transpose(x, weight, stride=stride, padding=padding, output_padding=extra, dilation=dilation, groups=groups)
-    return _finish(y, bias, x is input)
+    y = convolution.conv_transpose(x, weight, bias, stride=stride, padding=padding, output_padding=extra, dilation=dilation, groups=groups)
+    return y if x is input else y[0]
 
 
 def _smallest_output(

@@ -17,6 +17,12 @@ const T* data(const ffi::AnyBuffer& buffer) {
   return reinterpret_cast<const T*>(buffer.untyped_data());
 }
 
+// What is handed over in the end, where it is.
+template <class T>
+const T* given(ffi::RemainingArgs rest) {
+  return rest.size() ? data<T>(*rest.get<ffi::AnyBuffer>(0)) : nullptr;
+}
+
 // Calls run with a zero of the type.
 template <class Run>
 ffi::Error by_type(ffi::DataType type, const Run& run) {

@@ -25,7 +25,8 @@ template <class T>
 class Convolution {
  public:
   // Places and taps are those of the convolution whose gradient this is: `grid` reads what is written here.
-  Convolution(const Channels& c, const Grid& grid) : c_(c), grid_(grid), images_(images_at_once(c, grid)), blocks_(c.batch, images_) {
+  Convolution(const Channels& c, const Grid& grid, const T* bias)
+      : c_(c), grid_(grid), bias_(bias), images_(images_at_once(c, grid)), blocks_(c.batch, images_) {
     pitch_ = whole<T>(images_ * product(grid.places));
     for (int64_t channel = 0; channel < c.in; ++channel) offsets_.push_back(channel * pitch_);
   }
@@ -69,7 +70,7 @@ class Convolution {
         std::copy_n(w + channel * c_.in_stride + begin, count, factors.get() + channel * count);
       for (int64_t j = 0; j < pitch_; j += kTileColumns<T>) {
         const auto& tiles = pitch_ - j > kLanes<T> ? kTiles<T> : kNarrowTiles<T>;
-        tiles[count - 1](c_.in, factors.get(), count, input + j, offsets_.data(), columns + begin * pitch_ + j, pitch_, false);
+        tiles[count - 1](c_.in, factors.get(), count, input + j, offsets_.data(), columns + begin * pitch_ + j, pitch_, false, nullptr);
       }
     }
   }
@@ -78,8 +79,9 @@ class Convolution {
   void add(int64_t unit, int64_t output, const T* columns, T* to) const {
     const int64_t places = product(grid_.places), size = product(grid_.in);
     for (int64_t i = 0; i < images(unit); ++i, columns += places) {
-      T* image = to + (((first_image(unit) + i) * c_.groups + unit % c_.groups) * c_.out + output) * size;
-      std::fill_n(image, size, T{0});
+      const int64_t channel = unit % c_.groups * c_.out + output;
+      T* image = to + ((first_image(unit) + i) * c_.groups * c_.out + channel) * size;
+      std::fill_n(image, size, bias_ ? bias_[channel] : T{0});
       for (const Tap& tap : grid_.taps) add(tap, columns + tap.index * pitch_, image);
     }
   }
@@ -102,6 +104,7 @@ class Convolution {
 
   const Channels& c_;
   const Grid& grid_;
+  const T* bias_;
   const int64_t images_;
   const Parts blocks_;
   int64_t pitch_;
@@ -109,8 +112,8 @@ class Convolution {
 };
 
 template <class T>
-void convolve(Pool& pool, const Channels& c, const Grid& grid, const T* from, const T* w, T* to) {
-  Convolution<T>(c, grid).run(pool, from, w, to);
+void convolve(Pool& pool, const Channels& c, const Grid& grid, const T* from, const T* w, const T* bias, T* to) {
+  Convolution<T>(c, grid, bias).run(pool, from, w, to);
 }
 
 }  // namespace jnn::columns

@@ -76,22 +76,23 @@ struct Chosen {
   }
 };
 
-// Outputs of one grid or, of a gradient by the input, of one for each phase of the stride; `whole` is then of the convolution itself.
+// Outputs of one grid or, of a gradient by the input, of one for each phase of the stride; `whole` is then of the convolution itself. Each
+// begins with its channel's number of the bias, where there is one.
 template <class T>
 void convolve(Pool& pool, const Choice& choice, const Channels& c, const std::vector<Grid>& grids, const Grid* whole, const T* x,
-              const T* w, T* y) {
+              const T* w, const T* bias, T* y) {
   const bool read = std::any_of(grids.begin(), grids.end(), [](const Grid& grid) { return !grid.taps.empty(); });
   const bool enough = std::min(c.in, c.out) >= kChannels && c.in * c.out >= kVectors * kLanes<T> * kLanes<T>;
-  if (grids.size() == 1 && by_winograd(choice, c, grids[0], enough)) return winograd::convolve(pool, c, grids[0], x, w, y);
-  if (read && by_channel<T>(choice, c, kOutputs)) return depthwise::convolve(pool, c, grids, x, w, y);
+  if (grids.size() == 1 && by_winograd(choice, c, grids[0], enough)) return winograd::convolve(pool, c, grids[0], x, w, bias, y);
+  if (read && by_channel<T>(choice, c, kOutputs)) return depthwise::convolve(pool, c, grids, x, w, bias, y);
   const Chosen<T> chosen(c, grids, whole);
-  if (whole && choice.allows("columns", chosen.columns)) return columns::convolve(pool, c, *whole, x, w, y);
-  if (read && choice.allows("outputs", chosen.outputs)) return outputs::convolve(pool, c, grids, x, w, y);
+  if (whole && choice.allows("columns", chosen.columns)) return columns::convolve(pool, c, *whole, x, w, bias, y);
+  if (read && choice.allows("outputs", chosen.outputs)) return outputs::convolve(pool, c, grids, x, w, bias, y);
   for (Grid grid : grids) {
     grid.flatten();
     const Costs<T> costs(c, grid);
-    choice.allows("slabs", costs.slabs() <= costs.patches()) ? slabs::convolve(pool, c, grid, x, w, y)
-                                                             : patches::convolve(pool, c, grid, x, w, y);
+    choice.allows("slabs", costs.slabs() <= costs.patches()) ? slabs::convolve(pool, c, grid, x, w, bias, y)
+                                                             : patches::convolve(pool, c, grid, x, w, bias, y);
   }
 }
 
@@ -119,19 +120,19 @@ Geometry geometry_of(Span stride, Span padding, Span dilation, In::Dimensions w)
 }
 
 ffi::Error forward(Pool pool, Span stride, Span padding, Span dilation, int64_t groups, bool exact, std::string_view form, In x, In w,
-                   Out y) {
+                   ffi::RemainingArgs bias, Out y) {
   const Geometry geometry = geometry_of(stride, padding, dilation, w.dimensions());
   const int64_t in = w.dimensions()[1], out = w.dimensions()[0] / groups, kernel = product(geometry.kernel);
   const Channels channels{x.dimensions()[0], groups, in, out, kernel, in * kernel, out * in * kernel};
   const Grid grid = geometry.forward(spatial(x.dimensions()), spatial(y->dimensions()));
   return by_type(x.element_type(), [&](auto zero) {
     using T = decltype(zero);
-    convolve<T>(pool, {form, exact}, channels, {grid}, nullptr, data<T>(x), data<T>(w), data<T>(y));
+    convolve<T>(pool, {form, exact}, channels, {grid}, nullptr, data<T>(x), data<T>(w), given<T>(bias), data<T>(y));
   });
 }
 
 ffi::Error by_input(Pool pool, Span stride, Span padding, Span dilation, int64_t groups, bool exact, std::string_view form, In g, In w,
-                    Out x) {
+                    ffi::RemainingArgs bias, Out x) {
   const Geometry geometry = geometry_of(stride, padding, dilation, w.dimensions());
   const int64_t out = w.dimensions()[1], in = w.dimensions()[0] / groups, kernel = product(geometry.kernel);
   const Channels channels{g.dimensions()[0], groups, in, out, out * kernel, kernel, out * in * kernel};
@@ -144,7 +145,7 @@ ffi::Error by_input(Pool pool, Span stride, Span padding, Span dilation, int64_t
       grids.push_back(geometry.backward(from, to, {phase / (s[1] * s[2]), phase / s[2] % s[1], phase % s[2]}));
       if (product(grids.back().places) == 0) grids.pop_back();
     }
-    convolve(pool, {form, exact}, channels, grids, &whole, data<T>(g), data<T>(w), data<T>(x));
+    convolve(pool, {form, exact}, channels, grids, &whole, data<T>(g), data<T>(w), given<T>(bias), data<T>(x));
   });
 }
 
@@ -169,14 +170,13 @@ auto bound() {
       .Attr<bool>("exact")
       .Attr<std::string_view>("form")
       .Arg<In>()
-      .Arg<In>()
-      .Ret<In>();
+      .Arg<In>();
 }
 
 }  // namespace
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(jnn_conv, forward, bound());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(jnn_conv_by_input, by_input, bound());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(jnn_conv_by_weight, by_weight, bound());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jnn_conv, forward, bound().RemainingArgs().Ret<In>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jnn_conv_by_input, by_input, bound().RemainingArgs().Ret<In>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jnn_conv_by_weight, by_weight, bound().Ret<In>());
 
 }  // namespace jnn

@@ -115,7 +115,7 @@ void add_product(const Share& share, int64_t places, int64_t k, int64_t terms, c
     for (int64_t r = share.first; r < share.last; ++r) {
       const int64_t count = share.panels.size(r);
       tiles[count - 1](terms, slopes + share.row(r) * places + k * count, count, input + j, offsets, sums + share.row(r) * width + j, width,
-                       true);
+                       true, nullptr);
     }
   }
 }

@@ -29,10 +29,12 @@ constexpr int kPlaces = 8, kTaps = 10;
 // The batch is summed up in so many parts, which do not depend on the threads, as long as there are few channels.
 constexpr int64_t kParts = 8;
 
-// to[i * to_step] = sum over t of weights[t] * from[offsets[t] + i * step], vectors all.
+// to[i * to_step] = first + sum over t of weights[t] * from[offsets[t] + i * step], vectors all.
 template <class T, int places>
-void row(const T* from, int64_t step, const int32_t* offsets, int64_t taps, const T* weights, T* to, int64_t to_step) {
-  Vector<T> sums[places] = {};
+void row(const T* first, const T* from, int64_t step, const int32_t* offsets, int64_t taps, const T* weights, T* to, int64_t to_step) {
+  Vector<T> sums[places];
+#pragma GCC unroll 8
+  for (int i = 0; i < places; ++i) sums[i] = load(first);
   for (int64_t t = 0; t < taps; ++t) {
     const Vector<T> weight = load(weights + t * kLanes<T>);
     const T* at = from + offsets[t];
@@ -64,7 +66,7 @@ void dots(Ints rows, int64_t columns, const T* g, Ints g_row, const T* x, Ints x
 }
 
 template <class T>
-using Row = void (*)(const T*, int64_t, const int32_t*, int64_t, const T*, T*, int64_t);
+using Row = void (*)(const T*, const T*, int64_t, const int32_t*, int64_t, const T*, T*, int64_t);
 template <class T>
 using Dots = void (*)(Ints, int64_t, const T*, Ints, const T*, Ints, int64_t, const int32_t*, T*);
 template <class T, size_t... i>
@@ -123,8 +125,9 @@ int64_t blocks(const Channels& c) {
 template <class T>
 class Convolution {
  public:
-  Convolution(Pool& pool, const Channels& c, const std::vector<Grid>& grids)
+  Convolution(Pool& pool, const Channels& c, const std::vector<Grid>& grids, const T* bias)
       : c_(c),
+        bias_(bias),
         all_(united(grids)),
         cut_(Reach(all_).cut(all_, c.batch, kLanes<T>, kMost, 1)),
         layout_(all_, kLanes<T>, cut_),
@@ -140,9 +143,9 @@ class Convolution {
   int64_t tasks() const { return shares_.parts; }
 
   void run(int64_t task, const T* x, const T* w, T* y) const {
-    const int64_t taps = all_.taps.size() * kLanes<T>, a_channel = product(all_.out);
+    const int64_t output = (1 + all_.taps.size()) * kLanes<T>, a_channel = product(all_.out);
     const auto input = c_.groups % kLanes<T> ? zeros<T>(layout_.numbers()) : memory<T>(layout_.numbers());
-    const auto weights = zeros<T>(c_.out * taps),
+    const auto weights = zeros<T>(c_.out * output),
                sums = memory<T>(cut_.most_images * product(cut_.size) * product(all_.out_step) * kLanes<T>);
     for (int64_t i = shares_.begin(task), last = -1; i < shares_.begin(task + 1); ++i) {
       const Block<T> block(c_, i / cut_.slabs());
@@ -151,7 +154,7 @@ class Convolution {
       const Slab slab = cut_.slab(i % cut_.slabs());
       layout_.fill(slab, x + block.first * product(all_.in), c_.groups, input.get(), block.count);
       for (int64_t o = 0; o < c_.out; ++o) {
-        convolve(slab, input.get(), weights.get() + o * taps, sums.get());
+        convolve(slab, input.get(), weights.get() + o * output, sums.get());
         T* first = y + (block.first * c_.out + o) * a_channel;
         write(all_, slab, sums.get(), kLanes<T>, block.count, first, c_.groups * c_.out * a_channel, c_.out * a_channel, past_);
       }
@@ -159,15 +162,18 @@ class Convolution {
   }
 
  private:
-  // By output, by phase and tap, of the block's groups.
+  // By output, of the block's groups: the bias, and what is by phase and tap.
   void order(const Block<T>& block, const T* w, T* to) const {
-    for (int64_t o = 0; o < c_.out; ++o)
+    for (int64_t o = 0; o < c_.out; ++o) {
+      for (int64_t lane = 0; bias_ && lane < block.count; ++lane) to[lane] = bias_[(block.first + lane) * c_.out + o];
+      to += kLanes<T>;
       for (const Taps<T>& phase : phases_)
         for (const Tap& tap : phase.grid.taps) {
           const T* from = w + block.first * c_.group_stride + o * c_.out_stride + tap.index;
           for (int64_t lane = 0; lane < block.count; ++lane) to[lane] = from[lane * c_.group_stride];
           to += kLanes<T>;
         }
+    }
   }
 
   // All phases of a slab's places, where they stand among each other.
@@ -175,6 +181,8 @@ class Convolution {
     const Ints sizes = extent(all_, slab);
     const Reach& reach = layout_.reach();
     const Range* reads = reads_.data();
+    const T* first = weights;
+    weights += kLanes<T>;
     for (const Taps<T>& phase : phases_) {
       const Grid& grid = phase.grid;
       const Parts runs(grid.places[2], kPlaces);
@@ -188,7 +196,7 @@ class Convolution {
                       grid.first[2]) *
                          kLanes<T>;
             for (int64_t r = 0; r < runs.parts; ++r)
-              kRowsOf<T>[runs.size(r) - 1](from + layout_.at(0, 0, runs.begin(r)* reach.step(2)), layout_.at(0, 0, reach.step(2)),
+              kRowsOf<T>[runs.size(r) - 1](first, from + layout_.at(0, 0, runs.begin(r)* reach.step(2)), layout_.at(0, 0, reach.step(2)),
                                            phase.offsets.data() + read.begin, read.end - read.begin, weights + read.begin* kLanes<T>,
                                            out + runs.begin(r)* all_.out_step[2]* kLanes<T>, all_.out_step[2]* kLanes<T>);
           }
@@ -198,6 +206,7 @@ class Convolution {
   }
 
   const Channels c_;
+  const T* bias_;
   const Grid all_;
   const Cut cut_;
   const ChannelsLast<T> layout_;
@@ -209,8 +218,8 @@ class Convolution {
 };
 
 template <class T>
-void convolve(Pool& pool, const Channels& c, const std::vector<Grid>& grids, const T* x, const T* w, T* y) {
-  const Convolution<T> convolution(pool, c, grids);
+void convolve(Pool& pool, const Channels& c, const std::vector<Grid>& grids, const T* x, const T* w, const T* bias, T* y) {
+  const Convolution<T> convolution(pool, c, grids, bias);
   parallel(pool, convolution.tasks(), [&](int64_t task) { convolution.run(task, x, w, y); });
 }
 

@@ -53,10 +53,8 @@ class Product {
         slabs_(tiles_.parts, std::clamp((tiles_.parts - 1) / (kTasksAThread * threads) + 1, int64_t{1}, kTilesAtOnce)),
         panels_{b.rows},
         past_(depth <= kDepth && past_cache<T>(a.rows * b.rows)),
-        bias_(bias ? memory<T>(panels_.count() * kTileColumns<T>) : nullptr),
-        totals_(totals) {
-    if (bias) std::copy_n(bias, b.rows, bias_.get());
-  }
+        bias_(bias, 1, panels_),
+        totals_(totals) {}
 
   int64_t groups() const { return 1; }
   int64_t slabs() const { return slabs_.parts; }
@@ -118,7 +116,7 @@ class Product {
     T* sums = count == width && !past_ ? to : beside;
     const int64_t stride = sums == to ? b_.rows : width;
     for (int64_t i = 0; i < rows && k && sums != to; ++i) std::copy_n(to + i * b_.rows, count, sums + i * stride);
-    const Start<T> start = k ? Start<T>{sums, stride} : Start<T>{bias_ ? bias_.get() + first : nullptr, 0};
+    const Start<T> start = k ? Start<T>{sums, stride} : bias_.start(0, panel);
     const auto& narrow = a_.across ? kNarrowPanels<T, 1> : kNarrowPanels<T>;
     const auto& wide = a_.across ? kPanels<T, kTileVectors, 1> : kPanels<T, kTileVectors>;
     const auto kernel = width == kLanes<T> ? narrow[rows - 1] : wide[rows - 1];
@@ -135,8 +133,7 @@ class Product {
   const Parts tiles_, slabs_;
   const Panels<T> panels_;
   const bool past_;
-  // For whole panels.
-  const Memory<T> bias_;
+  const Bias<T> bias_;
   T* totals_;
 };
 
@@ -207,8 +204,8 @@ ffi::Error linear(Pool pool, In x, In w, ffi::RemainingArgs bias, Out y) {
   return by_type(x.element_type(), [&](auto zero) {
     using T = decltype(zero);
     const int64_t depth = x.dimensions()[1];
-    const T* added = bias.size() ? data<T>(*bias.get<In>(0)) : nullptr;
-    multiply<T>(pool, {data<T>(x), x.dimensions()[0], false}, {data<T>(w), w.dimensions()[0], false}, depth, data<T>(y), added, nullptr);
+    multiply<T>(pool, {data<T>(x), x.dimensions()[0], false}, {data<T>(w), w.dimensions()[0], false}, depth, data<T>(y), given<T>(bias),
+                nullptr);
   });
 }
 

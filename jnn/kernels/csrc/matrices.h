@@ -78,6 +78,26 @@ struct Panels {
   int64_t width(int64_t panel) const { return outputs(panel) > kLanes<T> ? kTileColumns<T> : kLanes<T>; }
 };
 
+// What all rows of panels begin with, by group: numbers that are filled up to whole panels, or nothing.
+template <class T>
+class Bias {
+ public:
+  Bias(const T* from, int64_t groups, const Panels<T>& panels) : panels_(panels.count()) {
+    if (!from) return;
+    numbers_ = zeros<T>(groups * panels_ * kTileColumns<T>);
+    for (int64_t group = 0; group < groups; ++group)
+      std::copy_n(from + group * panels.all, panels.all, numbers_.get() + group * panels_ * kTileColumns<T>);
+  }
+
+  Start<T> start(int64_t group, int64_t panel) const {
+    return {numbers_ ? numbers_.get() + (group * panels_ + panel) * kTileColumns<T> : nullptr, 0};
+  }
+
+ private:
+  const int64_t panels_;
+  Memory<T> numbers_;
+};
+
 // Rows of `depth` terms, `stride` apart, in runs of a row's terms, as many as lanes; the last run is filled up with zeros.
 template <class T>
 void in_runs(const T* from, int64_t stride, int64_t rows, int64_t depth, T* to) {

@@ -42,7 +42,7 @@ template <class T>
 class Convolution {
  public:
   // The grids of all phases, which read the same inputs.
-  Convolution(Pool& pool, const Channels& c, const std::vector<Grid>& grids)
+  Convolution(Pool& pool, const Channels& c, const std::vector<Grid>& grids, const T* bias)
       : one_(c),
         share_(c.joined(kLanes<T>)),
         c_(of(c, share_)),
@@ -50,6 +50,7 @@ class Convolution {
         cut_(cut(pool, c_, all_)),
         layout_(all_, c_.in, cut_),
         panels_{c_.out},
+        bias_(bias, c_.groups, panels_),
         past_(past_cache<T>(c.batch * c.groups * c.out * product(all_.out))) {
     for (const Grid& grid : grids) add(grid);
   }
@@ -119,7 +120,7 @@ class Convolution {
         for (int64_t r = 0; r < rows.parts; ++r) {
           const auto [first, last] = terms(slab, phase, rows.begin(r), rows.begin(r + 1));
           kernels[rows.size(r) - 1](last - first, left + rows.begin(r) * whole<T>(phase.depth) + first * rows.size(r),
-                                    right + first * width, {}, sums.get(), width);
+                                    right + first * width, bias_.start(group, panel), sums.get(), width);
           place(slab, phase.grid, rows.begin(r), rows.size(r), width, sums.get(), block.get());
         }
         left += places * whole<T>(phase.depth);
@@ -233,6 +234,7 @@ class Convolution {
   const Cut cut_;
   const ChannelsLast<T> layout_;
   const Panels<T> panels_;
+  const Bias<T> bias_;
   const bool past_;
   std::vector<Phase> phases_;
   // Numbers of a panel of weights, and terms of a place.
@@ -240,8 +242,8 @@ class Convolution {
 };
 
 template <class T>
-void convolve(Pool& pool, const Channels& c, const std::vector<Grid>& grids, const T* x, const T* w, T* y) {
-  run(pool, Convolution<T>(pool, c, grids), x, w, y);
+void convolve(Pool& pool, const Channels& c, const std::vector<Grid>& grids, const T* x, const T* w, const T* bias, T* y) {
+  run(pool, Convolution<T>(pool, c, grids, bias), x, w, y);
 }
 
 }  // namespace jnn::outputs

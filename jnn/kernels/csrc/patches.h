@@ -179,7 +179,7 @@ std::vector<int64_t> together(const Grid& grid) {
 }
 
 template <class T>
-void convolve(Pool& pool, const Channels& c, const Grid& grid, const T* x, const T* w, T* y) {
+void convolve(Pool& pool, const Channels& c, const Grid& grid, const T* x, const T* w, const T* bias, T* y) {
   const int64_t taps = grid.taps.size(), depth = c.in * taps, places = c.batch * product(grid.places);
   const int64_t in_size = product(grid.in), out_size = product(grid.out), width = kTileColumns<T>;
   const Parts rows(c.out, kMostRows);
@@ -223,7 +223,7 @@ void convolve(Pool& pool, const Channels& c, const Grid& grid, const T* x, const
             T* own = block.own(t, y + (group * c.out + o) * out_size, c.groups * c.out);
             T* to = own ? own : sums.get() + (o - row) * block_size + t * width;
             kTiles<T>[count - 1](terms, factors + o* depth + k* count, count, patches.get() + t* pitch, offsets.data(), to,
-                                 own ? out_size : block_size, k > 0);
+                                 own ? out_size : block_size, k > 0, bias ? bias + group* c.out + o : nullptr);
           }
         }
       }

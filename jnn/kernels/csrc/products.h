@@ -16,15 +16,15 @@ constexpr int kMostDots = kRegisters == 32 ? 5 : 3;
 template <class T>
 constexpr int kTileColumns = kTileVectors * kLanes<T>;
 
-// c[i][j] = (add ? c[i][j] : 0) + sum over k of a[k * step + i] * b[offsets[k] + j], for `rows` rows of c, `stride` apart, and whole
-// vectors.
+// c[i][j] = (add ? c[i][j] : bias ? bias[i] : 0) + sum over k of a[k * step + i] * b[offsets[k] + j], for `rows` rows of c, `stride` apart,
+// and whole vectors.
 template <class T, int vectors, int rows>
-void tile(int64_t depth, const T* a, int64_t step, const T* b, const int32_t* offsets, T* c, int64_t stride, bool add) {
+void tile(int64_t depth, const T* a, int64_t step, const T* b, const int32_t* offsets, T* c, int64_t stride, bool add, const T* bias) {
   Vector<T> sums[rows][vectors];
 #pragma GCC unroll 16
   for (int i = 0; i < rows; ++i)
 #pragma GCC unroll 2
-    for (int j = 0; j < vectors; ++j) sums[i][j] = add ? load(c + i * stride + j * kLanes<T>) : Vector<T>{};
+    for (int j = 0; j < vectors; ++j) sums[i][j] = add ? load(c + i * stride + j * kLanes<T>) : bias ? broadcast(bias[i]) : Vector<T>{};
   for (int64_t k = 0; k < depth; ++k, a += step) {
     Vector<T> right[vectors];
 #pragma GCC unroll 2
@@ -67,7 +67,7 @@ void dots(int64_t length, const T* a, int64_t a_stride, const T* b, const int32_
 }
 
 template <class T>
-using Tile = void (*)(int64_t, const T*, int64_t, const T*, const int32_t*, T*, int64_t, bool);
+using Tile = void (*)(int64_t, const T*, int64_t, const T*, const int32_t*, T*, int64_t, bool, const T*);
 template <class T>
 using Dots = void (*)(int64_t, const T*, int64_t, const T*, const int32_t*, T*, int64_t);
 

@@ -153,7 +153,7 @@ void write(const Grid& grid, const Slab& slab, int64_t depth, int64_t pitch, con
 }
 
 template <class T>
-void convolve(Pool& pool, const Channels& c, const Grid& grid, const T* x, const T* w, T* y) {
+void convolve(Pool& pool, const Channels& c, const Grid& grid, const T* x, const T* w, const T* bias, T* y) {
   const int64_t depth = c.in * grid.taps.size(), in_size = product(grid.in), out_size = product(grid.out), width = kTileColumns<T>;
   const Parts rows(c.out, kMostRows);
   const auto weights = ordered(pool, c, grid, w, rows);
@@ -176,7 +176,7 @@ void convolve(Pool& pool, const Channels& c, const Grid& grid, const T* x, const
       for (int64_t t = 0; t < tiles; ++t) {
         const int64_t from = through ? t * width : place(t / tiles_of_part) + t % tiles_of_part * width;
         kTiles<T>[count - 1](depth, weights.get() + first* depth, count, input.get() + from, offsets.data(), sums.get() + t* width, pitch,
-                             false);
+                             false, bias ? bias + first : nullptr);
       }
       for (int64_t i = 0; i < count; ++i)
         for (int64_t part = 0; part < parts; ++part)

@@ -26,6 +26,8 @@
 namespace jnn::winograd {
 
 constexpr int kPoints = 16;
+// The point that all four outputs have once.
+constexpr int kCentre = 5;
 // The most numbers of a slab's input: what stands at its points is up to four times as much.
 constexpr int64_t kMost = 1 << 15;
 // Input channels whose weights are put in order at a time.
@@ -143,7 +145,7 @@ class Weights {
 template <class T>
 class Convolution {
  public:
-  Convolution(Pool& pool, const Channels& c, const Grid& grid)
+  Convolution(Pool& pool, const Channels& c, const Grid& grid, const T* bias)
       : c_(c),
         grid_(grid),
         tiled_(tiles(grid)),
@@ -152,6 +154,7 @@ class Convolution {
         cut_(Reach(tiled_).cut(tiled_, c.batch, c.in, kMost, kTasksAThread * pool.num_threads())),
         layout_(tiled_, c.in, cut_),
         panels_{c.out},
+        bias_(bias, 1, panels_),
         joined_(depths_.size() == 1),
         past_(past_cache<T>(c.batch * c.out * product(grid.out))),
         pitch_(apart<T>(most_tiles() * channels())) {}
@@ -203,7 +206,11 @@ class Convolution {
               T* to = sums.get() + i * pitch + rows.begin(r) * width;
               const int64_t read = joined_ ? 0 : plane / slab.size[0] * planes_read(slab) + plane % slab.size[0] + depths_[d] - depths_[0];
               kernels[rows.size(r) - 1](c_.in, points + i * pitch_ + (read * run + rows.begin(r)) * channels(),
-                                        own + (i * depths_.size() + d) * c_.in * width, {d > 0 ? to : nullptr, width}, to, width);
+                                        own + (i * depths_.size() + d) * c_.in * width,
+                                        d > 0          ? Start<T>{to, width}
+                                        : i == kCentre ? bias_.start(0, panel)
+                                                       : Start<T>{},
+                                        to, width);
             }
         write(slab, plane, joined_ ? planes : 1, panel, sums.get(), pitch, block.get(), y);
       }
@@ -252,13 +259,14 @@ class Convolution {
   const Cut cut_;
   const ChannelsLast<T> layout_;
   const Panels<T> panels_;
+  const Bias<T> bias_;
   const bool joined_, past_;
   const int64_t pitch_;
 };
 
 template <class T>
-void convolve(Pool& pool, const Channels& c, const Grid& grid, const T* x, const T* w, T* y) {
-  run(pool, Convolution<T>(pool, c, grid), x, w, y);
+void convolve(Pool& pool, const Channels& c, const Grid& grid, const T* x, const T* w, const T* bias, T* y) {
+  run(pool, Convolution<T>(pool, c, grid, bias), x, w, y);
 }
 
 }  // namespace jnn::winograd

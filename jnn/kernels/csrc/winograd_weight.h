@@ -127,7 +127,7 @@ void correlate(Pool& pool, const Channels& c, const Grid& grid, const T* g, cons
             jnn::kTiles<T>[panels.size(r) - 1](std::min(kTerms, first.back() - k), gradients.at(point, k) + panels.begin(r),
                                                gradients.pitch(), inputs.at(point, k) + j* kTileColumns<T>, offsets.data(),
                                                sums.get() + point* a_point + panels.begin(r)* width + j* kTileColumns<T>, width,
-                                               round > 0 || k > 0);
+                                               round > 0 || k > 0, nullptr);
     });
   }
   const auto taps = indices(grid);
