@@ -238,3 +238,21 @@ I4 = np.zeros((2, 3, 6, 6), np.int64)
 def test_refusals(call, error, match):
     with pytest.raises(error, match=match):
         call()
+
+
+def test_images_whose_sizes_are_left_open(rng):
+    w, bias = jnp.asarray(rng.standard_normal((4, 3, 3, 3))), jnp.asarray(rng.standard_normal(4))
+
+    @jax.jit
+    def layers(x):
+        x = F.conv2d(x, w, bias, stride=2, padding=1)
+        pools = F.max_pool2d(x, 3, 2, 1, return_indices=True), F.max_pool2d(x, 2), F.avg_pool2d(x, 2), F.adaptive_avg_pool2d(x, 1)
+        uneven = F.avg_pool2d(x, 3, 2, 1, ceil_mode=True), F.avg_pool2d(x, 3, 2, 1, count_include_pad=False)
+        return pools, uneven, F.unfold(x, 3, padding=1)
+
+    sizes = jax.export.symbolic_shape("8 * h, 8 * w")
+    exported = jax.export.export(layers)(jax.ShapeDtypeStruct((2, 3, *sizes), w.dtype))
+    for size in ((8, 24), (16, 8)):
+        x = jnp.asarray(rng.standard_normal((2, 3, *size)))
+        for a, b in zip(jax.tree.leaves(exported.call(x)), jax.tree.leaves(layers(x)), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10)

@@ -48,6 +48,11 @@ def count(sizes: Iterable[Any]) -> int:
     return math.prod(n for n in sizes if isinstance(n, int))
 
 
+def numbers(*sizes: Any) -> Any:
+    """What makes arrays of numbers from sizes: NumPy or, where one is left open, JAX."""
+    return np if all(isinstance(n, int) for n in sizes) else jnp
+
+
 def pad(x: Array, padding: Pads, spread: Ints | None = None) -> Array:
     """Zeros around the spatial dimensions, a negative number crops; and between, so that neighbours come to be ``spread`` apart."""
     spread = spread or (1,) * len(padding)

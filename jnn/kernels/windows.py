@@ -23,6 +23,7 @@ from .foreign import Arrays, foreign, takes
 from .platform import native
 from .resampling import Taps, resample
 from .sums import sum_last, sums
+from .taps import numbers
 
 Array = jax.Array
 Leaves = tuple[Array, ...]
@@ -302,7 +303,7 @@ def _total_along(x: Array, axis: int, window: Window | Bins) -> Array:
         filled = np.expand_dims(filled, [a for a in range(x.ndim + 1) if a not in (axis, axis + 1)])
         return jnp.where(filled, _at(x, axis, places), 0).sum(axis + 1, dtype=x.dtype)
     size, stride, dilation, before, count = window
-    if size == stride and dilation == 1 and before == 0 and count * size <= x.shape[axis]:
+    if size == stride and dilation == 1 and before == 0 and isinstance(count, int) and count * size <= x.shape[axis]:
         x = lax.slice_in_dim(x, 0, count * size, axis=axis)
         x = x.reshape(*x.shape[:axis], count, size, *x.shape[axis + 1 :])
         return x.sum(axis + 1, dtype=x.dtype) if native() else sums([x], [axis + 1])[0]
@@ -355,7 +356,8 @@ def _slide(leaves: Leaves, axis: int, w: Window, join: Callable[[Leaves, Leaves,
         pieces.append(_cut(leaves, axis, parts * shift, w.stride, w.count))
     joined = pieces[0]
     for i, piece in enumerate(pieces[1:], 1):
-        last_place = np.arange(w.count) * w.stride + (i * part - 1) * w.dilation
-        vacant = np.expand_dims(last_place < w.before, [a for a in range(leaves[0].ndim) if a != axis])
-        joined = join(joined, piece, vacant if vacant.any() else None)
+        # As many windows have no place of the array on their left; how many there are in all may be left open.
+        empty = -((w.before - (i * part - 1) * w.dilation) // -w.stride)
+        vacant = numbers(w.count).arange(w.count).reshape([-1 if a == axis else 1 for a in range(leaves[0].ndim)]) < empty
+        joined = join(joined, piece, vacant if empty > 0 else None)
     return joined

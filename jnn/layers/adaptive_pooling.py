@@ -13,6 +13,7 @@ from ..core import checks, dtypes
 from ..core.function import function
 from ..core.spec import Layer, layer
 from ..kernels import windows
+from ..kernels.taps import numbers
 from .pooling import mean, with_indices
 
 Array = jax.Array
@@ -60,7 +61,7 @@ def _adaptive_avg_pool(who: str, ndim: int, x: Array, output_size: Target) -> Ar
     shape, bins = _adaptive(who, ndim, x, output_size)
     if not bins:
         return jnp.zeros(shape, x.dtype)
-    return mean(x, bins, [np.full(b.count, b.size) if isinstance(b, windows.Window) else b.lengths() for b in bins])
+    return mean(x, bins, [numbers(b.size).full(b.count, b.size) if isinstance(b, windows.Window) else b.lengths() for b in bins])
 
 
 @function

@@ -82,7 +82,7 @@ def _conv(
     kernel = weight.shape[2:]
     pads = _pads(who, padding, kernel, stride, dilation)
     _check_geometry(who, stride, dilation, [low for low, _ in pads])
-    fits = min(out_sizes(x.shape[2:], kernel, stride, pads, dilation)) >= 1
+    fits = all(n >= 1 for n in out_sizes(x.shape[2:], kernel, stride, pads, dilation))
     checks.require(
         fits, who, "the dilated kernel must fit into the padded input", RuntimeError, input=x.shape[2:], kernel=kernel, padding=padding
     )

@@ -31,7 +31,9 @@ def _geometry(who: str, kernel_size: Size, dilation: Size, padding: Size, stride
 def _blocks(who: str, image: Sequence[int], kernel: Sequence[int], dilation: Sequence[int], padding: Sequence[int], stride: Sequence[int]):
     """How many blocks fit, down and across."""
     sizes = out_sizes(image, kernel, stride, [(p, p) for p in padding], dilation)
-    checks.require(min(sizes) >= 1, who, "the dilated kernel must fit into the padded image", RuntimeError, image=image, kernel_size=kernel)
+    checks.require(
+        all(n >= 1 for n in sizes), who, "the dilated kernel must fit into the padded image", RuntimeError, image=image, kernel_size=kernel
+    )
     return sizes
 
 

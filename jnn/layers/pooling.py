@@ -17,6 +17,7 @@ from ..core import checks, dtypes
 from ..core.function import function
 from ..core.spec import Layer, layer
 from ..kernels import windows
+from ..kernels.taps import numbers
 
 Array = jax.Array
 Size = int | tuple[int, ...]
@@ -59,7 +60,7 @@ def _windows(who: object, x: Array, g: _Geometry, ceil_mode: bool) -> tuple[wind
         if ceil_mode and (count - 1) * s >= n + p:
             count -= 1  # it would start in the right padding
         axes.append(windows.Window(k, s, d, p, count))
-    if min(w.count for w in axes) < 1:
+    if any(w.count < 1 for w in axes):
         checks.fail(who, "the input is smaller than the window", RuntimeError, shape=x.shape, kernel_size=g.size, dilation=g.dilation)
     return tuple(axes)
 
@@ -90,7 +91,7 @@ def _max_pool(
 def mean(x: Array, axes: tuple[windows.Window | windows.Bins, ...], counts: Sequence[np.ndarray]) -> Array:
     """Sums over windows divided by the outer product of ``counts``, one array an axis or a last one for all of them."""
     y = windows.total(x.astype(dtypes.accumulator(x.dtype)) if jnp.issubdtype(x.dtype, np.floating) else x, axes)
-    if all((c == c[0]).all() for c in counts):
+    if all(isinstance(c, np.ndarray) and (c == c[0]).all() for c in counts):
         divisor = jnp.asarray(math.prod(int(c[0]) for c in counts), y.dtype)
     else:
         shapes = [(1,) * axis + (-1,) + (1,) * (len(counts) - axis - 1) for axis in range(len(counts))]
@@ -206,9 +207,10 @@ def _avg_pool(
         return mean(x, axes, [np.array([divisor_override])])
     counts = []
     for n, w in zip(x.shape[-ndim:], axes):
-        start = np.arange(w.count) * w.stride - w.before
-        end = np.minimum(start + w.size, n + w.before)
-        counts.append(end - start if count_include_pad else np.minimum(end, n) - np.maximum(start, 0))
+        xp = numbers(n, w.count)
+        start = xp.arange(w.count) * w.stride - w.before
+        end = xp.minimum(start + w.size, n + w.before)
+        counts.append(end - start if count_include_pad else xp.minimum(end, n) - xp.maximum(start, 0))
     return mean(x, axes, counts)
 
 
