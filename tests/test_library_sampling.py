@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import jnn.functional as F
+from jnn.kernels import resampling
 from jnn.kernels.platform import lowering
 
 from .oracle import quick_jit
@@ -178,3 +179,23 @@ def test_devices_each_gather_by_the_library(rng):
         each = jax.jit(jax.shard_map(one, mesh=mesh, in_specs=(jax.P("d"), jax.P()), out_specs=jax.P(), check_vma=check))
         assert "jnn_sample" in each.lower(index, table).as_text()
         np.testing.assert_allclose(each(index, table), slope(index, table), rtol=1e-11)
+
+
+@pytest.mark.parametrize("most", [0, resampling._MOST_JOINED])
+def test_axes_resampled_as_one_and_one_after_another(most, rng, monkeypatch):
+    monkeypatch.setattr(resampling, "_MOST_JOINED", most)
+
+    def resized(x):
+        bilinear, bicubic = F.interpolate(x, (9, 4), mode="bilinear"), F.interpolate(x, (3, 11), mode="bicubic")
+        return bilinear, bicubic, F.adaptive_avg_pool2d(x, (3, 2)), jax.vmap(lambda x: F.adaptive_avg_pool2d(x, 3))(x)
+
+    def run(x):
+        return resized(x), jax.grad(lambda x: sum((y**3).sum() for y in resized(x)))(x)
+
+    x = rng.standard_normal((2, 19, 7, 5))
+    _close(*_both(run, jnp.asarray(x)), 1e-10)
+    # What a weight of zero stands for is not read.
+    x[0, 1, 6, 4] = np.inf
+    pooled = F.adaptive_avg_pool2d(jnp.asarray(x), (3, 2))
+    assert np.isinf(pooled).sum() == 1
+    assert not np.isnan(pooled).any()

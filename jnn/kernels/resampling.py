@@ -21,6 +21,8 @@ Array = jax.Array
 
 # Slices that an axis is resampled by at most; with more, a gather compiles faster.
 _MOST_SLICES = 32
+# Axes are one where that takes so many entries at most, and so many times those of one after another: 0.3 to 1 of the time.
+_MOST_JOINED, _JOINED = 4096, 1.5
 
 
 class Taps:
@@ -74,6 +76,29 @@ class Taps:
         return _Steps(stride, offsets, np.sum(first * weights[..., None], -2, dtype=weights.dtype))
 
 
+class _Joined(Taps):
+    """Those of neighbouring axes as one."""
+
+    def __init__(self, axes: tuple[Taps, ...]) -> None:
+        self.axes = axes
+
+        def pairs(join: Any, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+            return join(a[:, None, :, None], b[None, :, None]).reshape(len(a) * len(b), -1)
+
+        inputs, index, weights = axes[0].inputs, axes[0].index, axes[0].weights
+        for taps in axes[1:]:
+            index, weights = pairs(np.add, index * taps.inputs, taps.index), pairs(np.multiply, weights, taps.weights)
+            inputs *= taps.inputs
+        super().__init__(inputs, index, weights)
+
+    @functools.cached_property
+    def adjoint(self) -> Taps:
+        return _joined(tuple(t.adjoint for t in self.axes))
+
+
+_joined = functools.lru_cache(1024)(_Joined)
+
+
 class _Steps(NamedTuple):
     """Taps that, phase by phase, step through an axis and stop at its ends: their offsets and weights by phase."""
 
@@ -107,9 +132,22 @@ def resample_space(x: Array, taps: Sequence[Taps]) -> Array:
     """:func:`resample` along each of the last ``len(taps)`` axes."""
     if takes(x) and all(t.copied for t in taps) and not all(t.repeated for t in taps):
         return _copy(tuple(taps), x)
+    if takes(x) and are_few(taps):
+        first, outputs = x.ndim - len(taps), (len(t.index) for t in taps)
+        y = resample(x.reshape(*x.shape[:first], math.prod(x.shape[first:])), first, _joined(tuple(taps)))
+        return y.reshape(*x.shape[:first], *outputs)
     for axis, own in reversed(list(enumerate(taps, x.ndim - len(taps)))):
         x = resample(x, axis, own)
     return x
+
+
+def are_few(taps: Sequence[Taps]) -> bool:
+    """Whether the axes are small enough to be one."""
+    joined, apart, outer = math.prod(t.index.size for t in taps), 0, 1
+    for i, t in enumerate(taps):
+        apart += outer * t.index.size * math.prod(len(later.index) for later in taps[i + 1 :])
+        outer *= t.inputs
+    return len(taps) > 1 and 0 < joined <= min(_MOST_JOINED, _JOINED * apart)
 
 
 def _copied(taps: tuple[Taps, ...], x: Array) -> Array:
