@@ -31,6 +31,8 @@ SIZES = {
     "many outputs": (8, 16, 523),
     "by both threads": (150, 130, 140),
     "past the cache": (5, 1100, 1030),
+    "few outputs of many rows": (533, 270, 9),
+    "few outputs of whole panels": (300, 64, 16),
 }
 
 
@@ -46,7 +48,9 @@ def _arrays(rng, sizes, dtype=np.float64):
 
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
 @pytest.mark.parametrize("biased", [False, True])
-def test_values_and_gradients_are_their_definition(sizes, biased, rng):
+def test_values_and_gradients_are_their_definition(sizes, biased, rng, monkeypatch):
+    monkeypatch.setattr(linear, "_FEW_OUTPUTS", 0)
+
     def of(function, g):
         def run(*arrays):
             (y,), pull = jax.vjp(functools.partial(function, None), *arrays)
@@ -74,21 +78,22 @@ def test_only_gradients_that_are_wanted_are_computed(wanted, rng):
     _same(gradient.compile()(*arrays), [(g @ w, g.T @ x, g.sum(0))[i] for i in wanted], 1e-12)
 
 
-@pytest.mark.parametrize(("rows", "by_library"), [(1, "by_weight"), (3, "forward by_weight"), (5, "forward by_input by_weight")])
-def test_few_rows_are_xlas(rows, by_library, rng):
-    arrays = _arrays(rng, (rows, 30, 40))
+@pytest.mark.parametrize(
+    ("rows", "outputs", "by_library"),
+    [
+        (1, 40, "by_weight"),
+        (3, 40, "forward by_weight"),
+        (5, 40, "forward by_input by_weight"),
+        (20, 8, "by_weight"),
+        (20, 20, "by_input by_weight"),
+    ],
+)
+def test_few_rows_and_few_or_uneven_outputs_are_xlas(rows, outputs, by_library, rng, monkeypatch):
+    monkeypatch.setattr(linear, "_MANY", 600)
+    arrays = _arrays(rng, (rows, 30, outputs))
     gradient = jax.jit(jax.grad(_cubes, (0, 1, 2))).lower(*arrays)
     targets = {"@jnn_linear(": "forward", "@jnn_linear_by_input(": "by_input", "@jnn_linear_by_weight(": "by_weight"}
     assert [name for target, name in targets.items() if target in gradient.as_text()] == by_library.split()
-    x, w, b = map(np.asarray, arrays)
-    g = 3 * (x @ w.T + b) ** 2
-    _same(gradient.compile()(*arrays), (g @ w, g.T @ x, g.sum(0)), 1e-12)
-
-
-def test_few_outputs_are_xlas(rng):
-    arrays = _arrays(rng, (20, 30, 8))
-    gradient = jax.jit(jax.grad(_cubes, (0, 1, 2))).lower(*arrays)
-    assert "jnn_linear" not in gradient.as_text()
     x, w, b = map(np.asarray, arrays)
     g = 3 * (x @ w.T + b) ** 2
     _same(gradient.compile()(*arrays), (g @ w, g.T @ x, g.sum(0)), 1e-12)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -17,13 +17,14 @@ Array = jax.Array
 
 # Up to so many rows each weight is used at once, and putting them in order takes longer than the product.
 _FEW_ROWS, _FEW_SLOPES = 1, 4
-# Up to so many outputs too: XLA's products of 2,048 x 1,024 and 8 take 0.4 to 0.6 of the time.
-_FEW_OUTPUTS = 8
+# Up to so many outputs XLA's products with the weight take 0.4 to 1 of the time, and with more that fill a vector and half of another at
+# most, of so many numbers, 0.65 to 0.8.
+_FEW_OUTPUTS, _UNEVEN, _MANY = 8, range(17, 27), 1 << 20
 
 
 def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
     """``x @ weight.T + bias`` for ``x`` (*, inputs)."""
-    if not by_library() or weight.shape[0] <= _FEW_OUTPUTS:
+    if not by_library():
         return _affine(x, weight, bias)
     # Not -1, which no elements leave open.
     y = _linear(None, x.reshape(math.prod(x.shape[:-1]), x.shape[-1]), weight, *([] if bias is None else [bias]))[0]
@@ -60,15 +61,25 @@ def _by_weight_as_defined(total: bool, g: Array, x: Array) -> Arrays:
     return (slope, jnp.sum(g, 0)) if total else (slope,)
 
 
-def _call(target: str, definition: Any, few: int = 0) -> Any:
-    """``definition`` as a call of the library, but for few rows."""
+def _call(target: str, definition: Any, of_library: Callable[..., bool]) -> Any:
+    """``definition`` as a call of the library, of arrays that it takes."""
     run = foreign(target, definition, lambda _: {})
-    return lambda static, rows, *arrays: (run if rows.shape[0] > few else definition)(static, rows, *arrays)
+    return lambda static, *arrays: (run if of_library(*arrays) else definition)(static, *arrays)
 
 
-_forward = _call("jnn_linear", _definition, _FEW_ROWS)
-_by_input = _call("jnn_linear_by_input", _by_input_as_defined, _FEW_SLOPES)
-_by_weight = _call("jnn_linear_by_weight", _by_weight_as_defined)
+def _is_forward(x: Array, weight: Array, *_: Array) -> bool:
+    rows, inputs, outputs = *x.shape, weight.shape[0]
+    return rows > _FEW_ROWS and outputs > _FEW_OUTPUTS and not (outputs in _UNEVEN and rows * inputs >= _MANY)
+
+
+def _is_by_input(g: Array, _: Array) -> bool:
+    rows, outputs = g.shape
+    return rows > _FEW_SLOPES and outputs > _FEW_OUTPUTS
+
+
+_forward = _call("jnn_linear", _definition, _is_forward)
+_by_input = _call("jnn_linear_by_input", _by_input_as_defined, _is_by_input)
+_by_weight = foreign("jnn_linear_by_weight", _by_weight_as_defined, lambda _: {})
 
 
 def _with_residuals(_: None, *arrays: Array) -> tuple[Arrays, Arrays]:
