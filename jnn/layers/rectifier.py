@@ -21,8 +21,8 @@ SELU_ALPHA = 1.6732632423543772848170429916717
 SELU_SCALE = 1.0507009873554804934193349852946
 
 
-# Every piece is chosen by a comparison, never by minimum or maximum, which share the derivative at a tie. NaN compares
-# as false and falls through to the input. A piece that may overflow where it is not chosen reads ``_below`` instead.
+# Every piece that is differentiated is chosen by a comparison, never by minimum or maximum, which share the derivative at a tie. NaN
+# compares as false and falls through to the input. A piece that may overflow where it is not chosen reads ``_below`` instead.
 
 
 def _below(x: Array) -> Array:
@@ -181,17 +181,38 @@ def softshrink(input: Array, lambd: float = 0.5) -> Array:
     return jnp.where((input >= -lambd) & (input <= lambd), 0, jnp.where(input > 0, input - lambd, input + lambd))
 
 
+@jax.custom_jvp
+def _hard_sigmoid(x: Array) -> Array:
+    return jnp.clip(x + 3, 0, 6) / 6
+
+
+@_hard_sigmoid.defjvp
+def _hard_sigmoid_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    (x,), (moved,) = primals, tangents
+    return _hard_sigmoid(x), jnp.where((x > -3) & (x < 3), moved * (1 / 6), 0)
+
+
+@jax.custom_jvp
+def _hard_swish(x: Array) -> Array:
+    return x * jnp.clip(x + 3, 0, 6) / 6
+
+
+@_hard_swish.defjvp
+def _hard_swish_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    (x,), (moved,) = primals, tangents
+    return _hard_swish(x), moved * jnp.where(x <= -3, 0, jnp.where(x >= 3, 1, x / 3 + 0.5))
+
+
 @pointwise
 def hardsigmoid(input: Array, inplace: bool = False) -> Array:
     """``x / 6 + 1 / 2`` limited to [0, 1]; the derivative at -3 and at 3 is 0."""
-    return jnp.where(input <= -3, 0, jnp.where(input >= 3, 1, (input + 3) / 6))
+    return _hard_sigmoid(input)
 
 
 @pointwise
 def hardswish(input: Array, inplace: bool = False) -> Array:
     """``x hardsigmoid(x)``; the derivative is 0 at -3 and 1 at 3."""
-    middle = jnp.where(jnp.abs(input) >= 3, 0, input)
-    return jnp.where(input <= -3, 0, jnp.where(input >= 3, input, middle * (middle + 3) / 6))
+    return _hard_swish(input)
 
 
 @layer
