@@ -17,9 +17,9 @@ import jnn.functional as F
 from jnn.core.process import keep_freed_memory
 from jnn.kernels import dense, matmul, patches, winograd
 from jnn.kernels import stored as module_of_stored
+from jnn.kernels.activations import softplus
 from jnn.kernels.multilinear import multilinear
 from jnn.kernels.platform import lowering
-from jnn.kernels.softplus import softplus
 from jnn.kernels.stored import stored
 from jnn.kernels.sums import sums
 from jnn.kernels.taps import Geometry

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import jnn.functional as F
-from jnn.kernels import glu, normalization, softmax, softplus
+from jnn.kernels import activations, glu, normalization, softmax
 from jnn.kernels.normalization import Layout
 from jnn.kernels.platform import lowering
 from jnn.kernels.sums import sum_last
@@ -118,6 +118,7 @@ FUNCTIONS = {
     "cross entropy of images": lambda x, w: F.cross_entropy(
         x * w[None, None], jnp.arange(x.size // 4).reshape(-1, 5) % 4, reduction="none"
     ),
+    "silu": lambda x, w: F.silu(jnp.tile(x * w[None, None], (1, 99, 1))).sum(1),
     "softplus": lambda x, w: F.softplus(jnp.tile(x * w[None, None], (1, 99, 1)), 2.0, 3.0).sum(1),
     "cross entropy": lambda x, w: F.cross_entropy((x * w[None, None]).reshape(-1, 5), jnp.arange(x.size // 5) % 5, reduction="none"),
 }
@@ -269,7 +270,16 @@ def test_padding_by_minus_zero():
 def test_softplus_is_its_definition(shape, scale, rng):
     for dtype, rtol in ((np.float64, 1e-14), (np.float32, 1e-6)):
         x, g = (jnp.asarray(8 * rng.standard_normal(shape), dtype) for _ in range(2))
-        by_both(_slopes_of(softplus._Scale(*scale), g), softplus._scaled, softplus._as_defined, (x,), "jnn_softplus_backward", rtol)
+        by_both(
+            _slopes_of(activations._Scale(*scale), g), activations._scaled, activations._as_defined, (x,), "jnn_softplus_backward", rtol
+        )
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 9001)])
+def test_silu_is_its_definition(shape, rng):
+    for dtype, rtol in ((np.float64, 1e-14), (np.float32, 1e-6)):
+        x, g = (jnp.asarray(8 * rng.standard_normal(shape), dtype) for _ in range(2))
+        by_both(_slopes_of(None, g), activations._silu, activations._silu_as_defined, (x,), "jnn_silu_backward", rtol)
 
 
 def test_softplus_of_any_number():

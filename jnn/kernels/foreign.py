@@ -127,8 +127,13 @@ def gradient(definition: Definition) -> Callable[..., Arrays]:
     return slopes
 
 
-def by_arrays(target: str, definition: Definition, attributes: Callable[[Any], dict[str, Any]]) -> Definition:
-    """``definition``, of one output, as a call of ``target``; its gradients, of cotangent and arrays, are one of ``target_backward``."""
+def by_arrays(
+    target: str, definition: Definition, attributes: Callable[[Any], dict[str, Any]], value: Definition | None = None
+) -> Definition:
+    """``definition``, of one output, as a call of ``target``; its gradients, of cotangent and arrays, are one of ``target_backward``.
+
+    ``value`` is that of :func:`differentiable`.
+    """
 
     def slopes(static: Any, g: Array, *arrays: Array) -> Arrays:
         return gradient(definition)(static, (g,), (), arrays)
@@ -138,6 +143,7 @@ def by_arrays(target: str, definition: Definition, attributes: Callable[[Any], d
         definition,
         lambda static, *arrays: (forward(static, *arrays), ()),
         lambda static, gs, _, arrays, wanted: backward(static, *gs, *arrays),
+        value,
     )
 
 

@@ -15,8 +15,8 @@ import numpy as np
 from ..core import checks, dtypes
 from ..core.function import function
 from ..core.spec import Layer, layer
+from ..kernels import activations as kernel
 from ..kernels import glu as gated
-from ..kernels import softplus as kernel
 from ..kernels.pointwise import over_rows
 
 Array = jax.Array
@@ -136,7 +136,7 @@ def gelu(input: Array, *, approximate: str = "none") -> Array:
 @pointwise(kind=np.inexact)
 def silu(input: Array, inplace: bool = False) -> Array:
     """``x sigmoid(x)``, also known as swish."""
-    return input * jax.nn.sigmoid(input)
+    return kernel.silu(input)
 
 
 @pointwise

@@ -13,9 +13,9 @@ from jax.custom_derivatives import SymbolicZero
 
 from ..core import checks
 from ..core.spec import buffer, config, layer
+from ..kernels.activations import softplus
 from ..kernels.gather import pick
 from ..kernels.softmax import log_softmax, log_softmax_at
-from ..kernels.softplus import softplus
 from ..kernels.sums import sum_last
 from .reduction import Flag, Loss, PlainLoss, constant, loss_function, reduced
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from ..core import checks
 from ..core.spec import Layer, buffer, config, layer
+from ..kernels.activations import softplus
 from ..kernels.gather import pick
-from ..kernels.softplus import softplus
 from ..layers.distance import PairwiseDistance, pairwise_distance
 from .reduction import Flag, Loss, PlainLoss, constant, hinge, loss_function, reduced
 

@@ -1,4 +1,4 @@
-"""``log(1 + exp(x))`` by one logarithm; XLA:CPU's ``log1p`` takes twice the time of ``log``."""
+"""Activations that XLA:CPU computes slowly: its ``log1p`` takes twice the time of ``log``, and sigmoids that gradients need are stored."""
 
 from __future__ import annotations
 
@@ -53,4 +53,15 @@ def _attributes(scale: _Scale) -> dict[str, Any]:
     return {name: np.float64(value) for name, value in scale._asdict().items()}
 
 
+def silu(x: Array) -> Array:
+    """``x sigmoid(x)``."""
+    return (_silu if count(x.shape) >= _LEAST else _silu_as_defined)(None, x)[0]
+
+
+def _silu_as_defined(_: None, x: Array) -> Arrays:
+    return (x * jax.nn.sigmoid(x),)
+
+
 _scaled = by_arrays("jnn_softplus", _as_defined, _attributes)
+# Without gradients XLA joins it with what is before and behind: 0.6 to 0.8 of the time of large images.
+_silu = by_arrays("jnn_silu", _silu_as_defined, lambda _: {}, _silu_as_defined)
