@@ -9,6 +9,7 @@
 #include "buffers.h"
 #include "functions.h"
 #include "geometry.h"
+#include "greatest.h"
 #include "lanes.h"
 #include "memory.h"
 #include "tasks.h"
@@ -28,85 +29,6 @@ struct Axis {
   int64_t place(int64_t i, int64_t tap) const { return i * stride - before + tap * dilation; }
   int64_t first(int64_t i) const { return std::max<int64_t>(0, (dilation - 1 - place(i, 0)) / dilation); }
   int64_t end(int64_t i) const { return std::min(size, (in - 1 - place(i, 0)) / dilation + 1); }
-};
-
-// Lane i is that of i ^ half.
-template <int half, class V, size_t... i>
-inline V exchanged_of(V v, std::index_sequence<i...>) {
-  return __builtin_shufflevector(v, v, (i ^ half)...);
-}
-
-// The greatest so far, the first of equal ones, and where it stands; NaN, the last one, once there is any.
-template <class T, bool placed = true>
-struct Greatest {
-  Vector<T> value;
-  Integers<T> place;
-
-  Greatest() = default;
-  Greatest(Vector<T> value, Integers<T> place) : value(value), place(place) {}
-
-  void see(Vector<T> other, Integers<T> there) {
-    const Integers<T> better = (other > value) | (other != other);
-    value = select<T>(better, other, value);
-    place = better ? there : place;
-  }
-  void see(const Greatest& other) { see(other.value, other.place); }
-
-  // `value` is read after this.
-  void settle() {}
-
-  // The greater of two, wherever each stands.
-  void join(const Greatest& other) {
-    const Integers<T> before = other.place < place, mine = value == value, others = other.value == other.value;
-    const Integers<T> better = (other.value > value) | ((other.value == value) & before) | (~others & (mine | ~before));
-    value = select<T>(better, other.value, value);
-    place = better ? other.place : place;
-  }
-
-  // All lanes into the first.
-  template <int half = kLanes<T> / 2>
-  void join_lanes() {
-    constexpr auto lanes = std::make_index_sequence<kLanes<T>>();
-    join({exchanged_of<half>(value, lanes), exchanged_of<half>(place, lanes)});
-    if constexpr (half > 1) join_lanes<half / 2>();
-  }
-};
-
-// The value alone: NaN is kept beside the others, so that none waits for more than a maximum.
-template <class T>
-struct Greatest<T, false> {
-  Vector<T> value, nan;
-
-  Greatest() = default;
-  Greatest(Vector<T> value, Integers<T>) : value(value), nan(value) {}
-
-  void see(Vector<T> other, Integers<T>) {
-    value = greater<T>(other, value);
-    nan = select<T>(other != other, other, nan);
-  }
-
-  void see(const Greatest& settled) { see(settled.value, Integers<T>{}); }
-
-  void settle() { nan = value = select<T>(nan == nan, value, nan); }
-
-  void join(const Greatest& other) {
-    value = greater<T>(other.value, value);
-    nan = select<T>(other.nan == other.nan, nan, other.nan);
-  }
-
-  void join_lanes() {
-    if (any<T>(nan != nan))
-      for (int i = 0; i < kLanes<T>; ++i)
-        if (nan[i] != nan[i]) value = broadcast(nan[i]);
-    fold();
-  }
-
- private:
-  template <int half = kLanes<T> / 2>
-  void fold() {
-    value = greater<T>(exchanged_of<half>(value, std::make_index_sequence<kLanes<T>>()), value);
-    if constexpr (half > 1) fold<half / 2>();
-  }
 };
 
 template <class T>
@@ -290,6 +212,12 @@ struct Bins {
   const int64_t *starts, *sizes;
   int64_t in, out;
 
+  // Whether each fills a vector, and all several lanes of one.
+  template <class T>
+  bool fill_vectors() const {
+    return out >= kLanes<T> / 4 && *std::min_element(sizes, sizes + out) >= kLanes<T>;
+  }
+
   // Whether they are even, narrow and enough to be side by side in vectors.
   template <class T>
   bool fit_beside() const {
@@ -301,6 +229,9 @@ struct Bins {
 };
 using AllBins = std::array<Bins, 3>;
 
+// Rows that are read from end to end, of a bin: 0.5 to 1 of the time.
+constexpr int64_t kManyRows = 3;
+
 // Maxima of bins of planes: down the columns of those of some rows, and then along them.
 template <class T, bool placed>
 class BinsOfPlanes {
@@ -309,7 +240,8 @@ class BinsOfPlanes {
       : bins_(bins),
         values_(memory<T>(whole<T>(bins[2].in) + kLanes<T>)),
         places_(memory<Integer>(placed ? whole<T>(bins[2].in) + kLanes<T> : 0)),
-        beside_(!placed && bins[2].fit_beside<T>()),
+        filled_(!placed && bins[2].fill_vectors<T>()),
+        beside_(!placed && !filled_ && bins[2].fit_beside<T>()),
         lines_(memory<T>(beside_ ? bins[2].sizes[0] * whole<T>(bins[2].out) : 0)) {}
 
   void run(const T* x, T* values, int32_t* places) const {
@@ -317,9 +249,9 @@ class BinsOfPlanes {
     const T* row = one ? x : values_.get();
     for (int64_t d = 0; d < bins_[0].out; ++d)
       for (int64_t r = 0; r < bins_[1].out; ++r) {
-        if (!one) blocks<T>(bins_[2].in, [&](int64_t at, auto count, auto lanes) { down<count>(d, r, at, x, lanes); });
-        if (beside_) {
-          side_by_side(row, values);
+        if (!one && !by_row(d, r, x)) blocks<T>(bins_[2].in, [&](int64_t at, auto count, auto lanes) { down<count>(d, r, at, x, lanes); });
+        if (filled_ || beside_) {
+          filled_ ? in_vectors(row, values) : side_by_side(row, values);
           values += bins_[2].out;
           continue;
         }
@@ -359,6 +291,48 @@ class BinsOfPlanes {
       found[v].settle();
       store(values_.get() + at + v * kLanes<T>, found[v].value);
       if constexpr (placed) store(places_.get() + at + v * kLanes<T>, found[v].place);
+    }
+  }
+
+  // Values of columns, row by row as they lie; false if that is not asked for, of too few rows, or not right as some number is none or
+  // infinite.
+  bool by_row(int64_t depth_bin, int64_t row_bin, const T* x) const {
+    const auto& [depths, rows, columns] = bins_;
+    if (placed || depths.sizes[depth_bin] * rows.sizes[row_bin] < kManyRows) return false;
+    T* best = values_.get();
+    Vector<T> zero{};
+    bool first = true;
+    for (int64_t d = depths.starts[depth_bin]; d < depths.starts[depth_bin] + depths.sizes[depth_bin]; ++d)
+      for (int64_t r = rows.starts[row_bin]; r < rows.starts[row_bin] + rows.sizes[row_bin]; ++r, first = false) {
+        const T* row = x + (d * rows.in + r) * columns.in;
+        vectors<T>(columns.in, [&](int64_t at, auto, auto lanes) {
+          const Vector<T> other = lanes.load(row + at);
+          zero += other * T{0};
+          store(best + at, first ? other : greater<T>(load(best + at), other));
+        });
+      }
+    return !any<T>(zero != zero);
+  }
+
+  // Of all bins of a row, each of which fills a vector; one by one where some number is none or infinite.
+  void in_vectors(const T* row, T* values) const {
+    const auto& [starts, sizes, in, out] = bins_[2];
+    for (int64_t bin = 0; bin < out; bin += kLanes<T>) {
+      const int64_t count = std::min<int64_t>(kLanes<T>, out - bin);
+      Vector<T> found[kLanes<T>], zero{};
+      for (int i = 0; i < kLanes<T>; ++i) {
+        const int64_t own = bin + std::min<int64_t>(i, count - 1), start = starts[own], last = start + sizes[own] - kLanes<T>;
+        // The last vector has some of the one before, too.
+        Vector<T> best = load(row + last), own_zero = best * T{0};
+        for (int64_t at = start; at < last; at += kLanes<T>) {
+          const Vector<T> other = load(row + at);
+          best = greater<T>(best, other), own_zero += other * T{0};
+        }
+        found[i] = best, zero += own_zero;
+      }
+      if (any<T>(zero != zero))
+        for (int64_t i = 0; i < count; ++i) values[bin + i] = of_row(bin + i, row).value[0];
+      else store_some(values + bin, greatest_lanes<T>(found), count);
     }
   }
 
@@ -411,7 +385,7 @@ class BinsOfPlanes {
   const AllBins bins_;
   const Memory<T> values_;
   const Memory<Integer> places_;
-  const bool beside_;
+  const bool filled_, beside_;
   const Memory<T> lines_;
 };
 
