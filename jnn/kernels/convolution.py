@@ -89,8 +89,7 @@ def conv_transpose(
     dilation: Ints,
     groups: int = 1,
 ) -> Array:
-    """The transpose of ``conv`` in its input: every element of ``x`` adds its multiple of ``w`` to the output, which begins
-    with the bias."""
+    """The transpose of ``conv`` in its input: every element of ``x`` adds its multiple of ``w`` to an output that begins with the bias."""
     kernel = w.shape[2:]
     reach = [d * (k - 1) for d, k in zip(dilation, kernel)]
     if native() or not x.size or not w.size:

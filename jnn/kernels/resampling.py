@@ -130,9 +130,10 @@ def resample(x: Array, axis: int, taps: Taps) -> Array:
 
 def resample_space(x: Array, taps: Sequence[Taps]) -> Array:
     """:func:`resample` along each of the last ``len(taps)`` axes."""
-    if takes(x) and all(t.copied for t in taps) and not all(t.repeated for t in taps):
+    copied = all(t.copied for t in taps)
+    if takes(x) and copied and not all(t.repeated for t in taps):
         return _copy(tuple(taps), x)
-    if takes(x) and are_few(taps):
+    if takes(x) and not copied and are_few(taps):
         first, outputs = x.ndim - len(taps), (len(t.index) for t in taps)
         y = resample(x.reshape(*x.shape[:first], math.prod(x.shape[first:])), first, _joined(tuple(taps)))
         return y.reshape(*x.shape[:first], *outputs)

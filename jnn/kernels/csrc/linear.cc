@@ -203,7 +203,12 @@ void multiply_across(const Factor<T>& a, const Factor<T>& b, int64_t depth, T* c
         kTiles<T>[rows.size(r) - 1](terms, left + rows.begin(r), a.rows, j < whole ? right + j : edge, j < whole ? apart : packed,
                                     c + rows.begin(r) * pitch + j, pitch, k > 0, nullptr);
     }
-    for (int64_t i = 0; i < terms && totals; ++i) add(a.rows, T{1}, left + i * a.rows, totals);
+    if (!totals) continue;
+    // Some terms' sums by themselves: sums of few err less.
+    T own[kFewAcross];
+    std::copy_n(left, a.rows, own);
+    for (int64_t i = 1; i < terms; ++i) add(a.rows, T{1}, left + i * a.rows, own);
+    add(a.rows, T{1}, own, totals);
   }
 }
 
