@@ -67,18 +67,18 @@ def _call(target: str, definition: Any, of_library: Callable[..., bool]) -> Any:
     return lambda static, *arrays: (run if of_library(*arrays) else definition)(static, *arrays)
 
 
-def _is_forward(x: Array, weight: Array, *_: Array) -> bool:
+def _takes_forward(x: Array, weight: Array, *_: Array) -> bool:
     rows, inputs, outputs = *x.shape, weight.shape[0]
     return rows > _FEW_ROWS and outputs > _FEW_OUTPUTS and not (outputs in _UNEVEN and rows * inputs >= _MANY)
 
 
-def _is_by_input(g: Array, _: Array) -> bool:
+def _takes_by_input(g: Array, _: Array) -> bool:
     rows, outputs = g.shape
     return rows > _FEW_SLOPES and outputs > _FEW_OUTPUTS
 
 
-_forward = _call("jnn_linear", _definition, _is_forward)
-_by_input = _call("jnn_linear_by_input", _by_input_as_defined, _is_by_input)
+_forward = _call("jnn_linear", _definition, _takes_forward)
+_by_input = _call("jnn_linear_by_input", _by_input_as_defined, _takes_by_input)
 _by_weight = foreign("jnn_linear_by_weight", _by_weight_as_defined, lambda _: {})
 
 

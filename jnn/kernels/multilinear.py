@@ -27,12 +27,8 @@ def multilinear(value: Function, *gradients: Gradient, by_sample: Callable[[Any]
     compiled, so that equal calls in a program are traced once. ``by_sample(static)`` is what to call ``value`` with for samples along a
     first axis of all arrays, where that is known; else each function is mapped.
     """
-    primitive, count = Primitive("multilinear"), len(gradients)
-    run = jax.jit(value, static_argnums=0)
+    primitive, count = _compiled("multilinear", value), len(gradients)
     compiled = [jax.jit(gradient, static_argnums=(0, 1 + count)) for gradient in gradients]
-
-    def bind(*arrays: Array, static: Any) -> Array:
-        return run(static, *arrays)
 
     def batch(arrays: Sequence[Array], dims: Sequence[Any], *, static: Any) -> tuple[Array, int]:
         size = next(x.shape[d] for x, d in zip(arrays, dims, strict=True) if d is not None)
@@ -65,9 +61,6 @@ def multilinear(value: Function, *gradients: Gradient, by_sample: Callable[[Any]
         slope = ad.Zero(aval) if type(g) is ad.Zero else compiled[own](static, g, *rest)
         return [slope if i == own else None for i in range(len(arrays))]
 
-    primitive.def_impl(bind)
-    primitive.def_abstract_eval(lambda *avals, static: run.trace(static, *avals).jaxpr.out_avals[0])
-    mlir.register_lowering(primitive, mlir.lower_fun(bind, multiple_results=False))
     batching.primitive_batchers[primitive] = batch
     ad.primitive_jvps[primitive] = jvp
     ad.primitive_transposes[primitive] = transpose
@@ -79,15 +72,11 @@ def affine(value: Function, product: Function, spread: Callable[[Array, Sequence
 
     The product is linear in each of the arrays, and the offset's spread in it. Derivatives and samples are those of the two.
     """
-    primitive = Primitive("affine")
-    run = jax.jit(value, static_argnums=0)
+    primitive = _compiled("affine", value)
 
     def sum_of(static: Any, *arrays: Array) -> Array:
         y = product(static, *arrays[:-1])
         return y + spread(arrays[-1], y.shape)
-
-    def bind(*arrays: Array, static: Any) -> Array:
-        return run(static, *arrays)
 
     def batch(arrays: Sequence[Array], dims: Sequence[Any], *, static: Any) -> tuple[Array, int]:
         return jax.vmap(functools.partial(sum_of, static), tuple(dims))(*arrays), 0
@@ -100,12 +89,23 @@ def affine(value: Function, product: Function, spread: Callable[[Array, Sequence
             terms.append(spread(tangents[-1], y.shape))
         return y, functools.reduce(ad.add_tangents, terms)
 
-    primitive.def_impl(bind)
-    primitive.def_abstract_eval(lambda *avals, static: run.trace(static, *avals).jaxpr.out_avals[0])
-    mlir.register_lowering(primitive, mlir.lower_fun(bind, multiple_results=False))
     batching.primitive_batchers[primitive] = batch
     ad.primitive_jvps[primitive] = jvp
     return lambda static, *arrays: primitive.bind(*alike(*arrays), static=static)
+
+
+def _compiled(name: str, value: Function) -> Primitive:
+    """A primitive that is ``value(static, *arrays)``, traced once for equal calls."""
+    primitive = Primitive(name)
+    run = jax.jit(value, static_argnums=0)
+
+    def bind(*arrays: Array, static: Any) -> Array:
+        return run(static, *arrays)
+
+    primitive.def_impl(bind)
+    primitive.def_abstract_eval(lambda *avals, static: run.trace(static, *avals).jaxpr.out_avals[0])
+    mlir.register_lowering(primitive, mlir.lower_fun(bind, multiple_results=False))
+    return primitive
 
 
 def _by_sample(gradient: Gradient, own: int, count: int, axes: tuple[int | None, ...]) -> Gradient:

@@ -133,7 +133,7 @@ def resample_space(x: Array, taps: Sequence[Taps]) -> Array:
     copied = all(t.copied for t in taps)
     if takes(x) and copied and not all(t.repeated for t in taps):
         return _copy(tuple(taps), x)
-    if takes(x) and not copied and are_few(taps):
+    if takes(x) and not copied and are_small(taps):
         first, outputs = x.ndim - len(taps), (len(t.index) for t in taps)
         y = resample(x.reshape(*x.shape[:first], math.prod(x.shape[first:])), first, _joined(tuple(taps)))
         return y.reshape(*x.shape[:first], *outputs)
@@ -142,7 +142,7 @@ def resample_space(x: Array, taps: Sequence[Taps]) -> Array:
     return x
 
 
-def are_few(taps: Sequence[Taps]) -> bool:
+def are_small(taps: Sequence[Taps]) -> bool:
     """Whether the axes are small enough to be one."""
     joined, apart, outer = math.prod(t.index.size for t in taps), 0, 1
     for i, t in enumerate(taps):

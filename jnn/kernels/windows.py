@@ -21,7 +21,7 @@ from ..core import dtypes
 from . import sampling
 from .foreign import Arrays, foreign, takes
 from .platform import native
-from .resampling import Taps, are_few, resample, resample_space
+from .resampling import Taps, are_small, resample, resample_space
 from .sums import sum_last, sums
 from .taps import numbers
 
@@ -123,7 +123,7 @@ def total(x: Array, windows: tuple[Window | Bins, ...]) -> Array:
     """The sums over windows of the trailing axes."""
     if all(isinstance(w, Window) and w.is_whole(n) for w, n in zip(windows, x.shape[x.ndim - len(windows) :], strict=True)):
         return lax.expand_dims(sum_last(x, len(windows)).astype(x.dtype), range(x.ndim - len(windows), x.ndim))
-    if takes(x) and all(isinstance(w, Bins) for w in windows) and are_few(taps := [_taps(w) for w in windows]):
+    if takes(x) and all(isinstance(w, Bins) for w in windows) and are_small(taps := [_taps(w) for w in windows]):
         return resample_space(x, taps)
     only = windows[0] if len(windows) == 1 else None
     if isinstance(only, Window) and only.stride == 1 and only.size <= _SHORT and not native():

@@ -89,14 +89,17 @@ struct Greatest<T, false> {
   }
 };
 
-// The greatest lane of each of as many vectors as lanes, of which none is NaN: halves of two vectors are joined by one maximum.
+// Those of two vectors in lanes `half` apart: of a where that bit of the lane is 0, else of b.
+template <int half, class T, size_t... i>
+inline Vector<T> joined_halves(Vector<T> a, Vector<T> b, std::index_sequence<i...>) {
+  return greater<T>(__builtin_shufflevector(a, b, (i & half ? kLanes<T> + (i ^ half) : i)...),
+                    __builtin_shufflevector(a, b, (i & half ? kLanes<T> + i : i ^ half)...));
+}
+
+// The greatest lane of each of as many vectors as lanes, of which none is NaN.
 template <class T, int half = kLanes<T> / 2>
 inline Vector<T> greatest_lanes(Vector<T> (&v)[kLanes<T>]) {
-  const auto joined = []<size_t... i>(Vector<T> a, Vector<T> b, std::index_sequence<i...>) {
-    return greater<T>(__builtin_shufflevector(a, b, (i & half ? kLanes<T> + (i ^ half) : i)...),
-                      __builtin_shufflevector(a, b, (i & half ? kLanes<T> + i : i ^ half)...));
-  };
-  for (int i = 0; i < half; ++i) v[i] = joined(v[i], v[i + half], std::make_index_sequence<kLanes<T>>());
+  for (int i = 0; i < half; ++i) v[i] = joined_halves<half, T>(v[i], v[i + half], std::make_index_sequence<kLanes<T>>());
   if constexpr (half > 1) return greatest_lanes<T, half / 2>(v);
   else return v[0];
 }

@@ -205,12 +205,9 @@ class Convolution {
             for (size_t d = 0; d < depths_.size(); ++d) {
               T* to = sums.get() + i * pitch + rows.begin(r) * width;
               const int64_t read = joined_ ? 0 : plane / slab.size[0] * planes_read(slab) + plane % slab.size[0] + depths_[d] - depths_[0];
+              const Start<T> first = i == kCentre ? bias_.start(0, panel) : Start<T>{}, start = d > 0 ? Start<T>{to, width} : first;
               kernels[rows.size(r) - 1](c_.in, points + i * pitch_ + (read * run + rows.begin(r)) * channels(),
-                                        own + (i * depths_.size() + d) * c_.in * width,
-                                        d > 0          ? Start<T>{to, width}
-                                        : i == kCentre ? bias_.start(0, panel)
-                                                       : Start<T>{},
-                                        to, width);
+                                        own + (i * depths_.size() + d) * c_.in * width, start, to, width);
             }
         write(slab, plane, joined_ ? planes : 1, panel, sums.get(), pitch, block.get(), y);
       }
