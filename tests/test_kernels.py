@@ -24,6 +24,7 @@ from jnn.kernels.stored import stored
 from jnn.kernels.sums import sums
 from jnn.kernels.taps import Geometry
 
+from .derivatives import same
 from .oracle import quick_jit
 
 
@@ -66,9 +67,7 @@ def test_every_derivative_of_a_convolution_is_that_of_xlas(channels, per_group, 
         "by weight": lambda f: lambda x, w: jax.vmap(jax.grad(_cubed(f), (0, 1)), (None, 0))(x, jnp.stack([w, 2 * w])),
     }
     for name, transform in transforms.items():
-        got, expected = (jax.tree.leaves(quick_jit(transform(f))(x, w)) for f in (ours, xlas))
-        for a, b in zip(got, expected, strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-8 * float(jnp.abs(b).max() + 1), err_msg=name)
+        same(*(quick_jit(transform(f))(x, w) for f in (ours, xlas)), 1e-8, 1, name)
 
 
 FORCED = {

@@ -14,6 +14,7 @@ import jnn.functional as F
 from jnn.kernels import linear
 from jnn.kernels.platform import lowering
 
+from .derivatives import same
 from .oracle import quick_jit
 
 # Rows, inputs and outputs.
@@ -34,11 +35,6 @@ SIZES = {
     "few outputs of many rows": (533, 270, 9),
     "few outputs of whole panels": (300, 64, 16),
 }
-
-
-def _same(found, expected, rtol):
-    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol * float(jnp.abs(b).max()))
 
 
 def _arrays(rng, sizes, dtype=np.float64):
@@ -65,7 +61,7 @@ def test_values_and_gradients_are_their_definition(sizes, biased, rng, monkeypat
 
         call = jax.jit(of(linear._linear, g)).lower(*arrays)
         assert all(target in call.as_text() for target in ("@jnn_linear(", "@jnn_linear_by_input", "@jnn_linear_by_weight"))
-        _same(call.compile()(*arrays), quick_jit(of(linear._definition, g))(*arrays), rtol)
+        same(call.compile()(*arrays), quick_jit(of(linear._definition, g))(*arrays), rtol)
 
 
 @pytest.mark.parametrize("wanted", [(0,), (1,), (2,), (0, 1), (0, 2), (1, 2)])
@@ -75,7 +71,7 @@ def test_only_gradients_that_are_wanted_are_computed(wanted, rng):
     assert ("jnn_linear_by_input" in gradient.as_text(), "jnn_linear_by_weight" in gradient.as_text()) == (0 in wanted, 1 in wanted)
     x, w, b = map(np.asarray, arrays)
     g = 3 * (x @ w.T + b) ** 2
-    _same(gradient.compile()(*arrays), [(g @ w, g.T @ x, g.sum(0))[i] for i in wanted], 1e-12)
+    same(gradient.compile()(*arrays), [(g @ w, g.T @ x, g.sum(0))[i] for i in wanted], 1e-12)
 
 
 @pytest.mark.parametrize(
@@ -96,14 +92,14 @@ def test_few_rows_and_few_or_uneven_outputs_are_xlas(rows, outputs, by_library, 
     assert [name for target, name in targets.items() if target in gradient.as_text()] == by_library.split()
     x, w, b = map(np.asarray, arrays)
     g = 3 * (x @ w.T + b) ** 2
-    _same(gradient.compile()(*arrays), (g @ w, g.T @ x, g.sum(0)), 1e-12)
+    same(gradient.compile()(*arrays), (g @ w, g.T @ x, g.sum(0)), 1e-12)
 
 
 def test_runs_where_functions_are_not_compiled(rng):
     arrays = _arrays(rng, (6, 3, 12))
     with jax.disable_jit():
         found = jax.value_and_grad(_cubes)(*arrays)
-    _same(found, jax.jit(jax.value_and_grad(_cubes))(*arrays), 1e-12)
+    same(found, jax.jit(jax.value_and_grad(_cubes))(*arrays), 1e-12)
 
 
 def _cubes(*arrays):
@@ -137,7 +133,7 @@ def test_every_derivative_is_that_of_xlas(name, rng, quick_compilation):
 
     found = run()
     with lowering(native=True):
-        _same(found, run(), 1e-10)
+        same(found, run(), 1e-10)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
