@@ -13,6 +13,8 @@ from jax.sharding import PartitionSpec as P
 from jnn.kernels.platform import lowering
 from jnn.kernels.recurrence import CELLS, recurrence
 
+from .oracle import quick_jit
+
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 MODES = {mode: (mode, False) for mode in CELLS} | {"projected": ("LSTM", True)}
@@ -45,7 +47,7 @@ def both(function, *arguments):
     for by_library in (True, False):
         jax.clear_caches()
         with lowering(native=False, library=by_library):
-            lowered = jax.jit(function).lower(*arguments)
+            lowered = quick_jit(function).lower(*arguments)
             assert ("jnn_recurrence" in lowered.as_text()) == by_library
             found.append(lowered.compile()(*arguments))
     return found
@@ -110,9 +112,9 @@ def test_under_transformations(mode):
     check(lambda a: (in_a_loop(a), jax.grad(jax.checkpoint(loss))(a)), arrays)
     for of_each in (run, jax.grad(loss)):
         with lowering(native=False, library=True):
-            found = jax.jit(jax.vmap(of_each))(stacked)
+            found = quick_jit(jax.vmap(of_each))(stacked)
         with lowering(native=False):
-            singles = [of_each(jax.tree.map(lambda x, i=i: x[i], stacked)) for i in (0, 1)]
+            singles = [quick_jit(lambda a, f=of_each: f(a))(jax.tree.map(lambda x, i=i: x[i], stacked)) for i in (0, 1)]
         for a, *b in zip(*map(jax.tree.leaves, (found, *singles)), strict=True):
             np.testing.assert_allclose(a, jnp.stack(b), rtol=1e-10, atol=1e-12)
 
