@@ -4,9 +4,11 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <limits>
 #include <vector>
 
 #include "geometry.h"
+#include "matrices.h"
 #include "memory.h"
 #include "parallel.h"
 #include "products.h"
@@ -16,9 +18,24 @@ namespace jnn::columns {
 
 // So many places are taken side by side where images are that small, and so many numbers of columns are held at once, about.
 constexpr int64_t kPlaces = 256, kMost = 1 << 16;
+// What it costs, in cycles of a product of vectors, to put a weight in order and to transpose a number of a column.
+constexpr double kOrdered = 1.7, kTransposed = 1.4;
 
 inline int64_t images_at_once(const Channels& c, const Grid& grid) {
   return std::clamp(kPlaces / product(grid.places), int64_t{1}, c.batch);
+}
+
+// What the products of some images cost, where lanes are their places, of weights in order, or `across` them columns, of weights as they lie.
+template <class T>
+double cost(const Channels& c, const Grid& grid, bool across) {
+  const int64_t places = images_at_once(c, grid) * product(grid.places), columns = c.out * c.kernel();
+  const double tiles = double(whole<T>(across ? columns : places)) / kTileColumns<T>;
+  return tiles * c.in * tile_cycles(across ? places : columns) + columns * (across ? kTransposed * places : kOrdered * c.in);
+}
+
+template <class T>
+bool across(const Channels& c, const Grid& grid) {
+  return c.in * c.in_stride <= std::numeric_limits<int32_t>::max() && cost<T>(c, grid, true) < cost<T>(c, grid, false);
 }
 
 template <class T>
@@ -26,20 +43,29 @@ class Convolution {
  public:
   // Places and taps are those of the convolution whose gradient this is: `grid` reads what is written here.
   Convolution(const Channels& c, const Grid& grid, const T* bias)
-      : c_(c), grid_(grid), bias_(bias), images_(images_at_once(c, grid)), blocks_(c.batch, images_) {
-    pitch_ = whole<T>(images_ * product(grid.places));
-    for (int64_t channel = 0; channel < c.in; ++channel) offsets_.push_back(channel * pitch_);
+      : c_(c),
+        grid_(grid),
+        bias_(bias),
+        images_(images_at_once(c, grid)),
+        blocks_(c.batch, images_),
+        across_(across<T>(c, grid)),
+        packed_(!across_ || images_ > 1),
+        pitch_(whole<T>(images_ * product(grid.places))) {
+    for (int64_t channel = 0; channel < c.in; ++channel) offsets_.push_back(channel * (across_ ? c.in_stride : pitch_));
   }
 
   void run(Pool& pool, const T* from, const T* w, T* to) const {
     const int64_t units = blocks_.parts * c_.groups, wanted = kTasksAThread * pool.num_threads();
-    const auto inputs = memory<T>(units * input());
-    parallel(pool, units, [&](int64_t unit) { pack(unit, from, inputs.get() + unit * input()); });
-    const Parts outputs(c_.out, std::clamp(std::min(kMost / (c_.kernel() * pitch_), c_.out * units / wanted), int64_t{1}, c_.out));
+    const auto inputs = memory<T>(packed_ ? units * input() : 0);
+    if (packed_) parallel(pool, units, [&](int64_t unit) { pack(unit, from, inputs.get() + unit * input()); });
+    const int64_t least = across_ ? std::min(c_.out, kTileColumns<T> / c_.kernel() + 1) : 1;
+    const Parts outputs(c_.out, std::clamp(std::min(kMost / (c_.kernel() * pitch_), c_.out * units / wanted), least, c_.out));
     parallel(pool, units * outputs.parts, [&](int64_t task) {
       const int64_t unit = task / outputs.parts, part = task % outputs.parts, first = outputs.begin(part), count = outputs.size(part);
       const auto columns = memory<T>(count * c_.kernel() * pitch_);
-      multiply(inputs.get() + unit * input(), w + unit % c_.groups * c_.group_stride + first * c_.kernel(), count, columns.get());
+      const T* input = packed_ ? inputs.get() + unit * this->input() : image_of(unit, from, 0);
+      const T* weights = w + unit % c_.groups * c_.group_stride;
+      across_ ? multiply_across(input, weights, first, count, columns.get()) : multiply(input, weights, first, count, columns.get());
       for (int64_t i = 0; i < count; ++i) add(unit, first + i, columns.get() + i * c_.kernel() * pitch_, to);
     });
   }
@@ -47,23 +73,29 @@ class Convolution {
  private:
   // Of a block of images and a group: (channels, pitch), the places of images one after another. A tile may read behind it.
   int64_t input() const { return c_.in * pitch_ + kTileColumns<T>; }
+  int64_t all_places() const { return images_ * product(grid_.places); }
   int64_t first_image(int64_t unit) const { return blocks_.begin(unit / c_.groups); }
   int64_t images(int64_t unit) const { return blocks_.size(unit / c_.groups); }
+  // The i-th image of a unit.
+  const T* image_of(int64_t unit, const T* from, int64_t i) const {
+    return from + ((first_image(unit) + i) * c_.groups + unit % c_.groups) * c_.in * product(grid_.places);
+  }
 
   void pack(int64_t unit, const T* from, T* to) const {
     const int64_t places = product(grid_.places);
     std::fill_n(to, input(), T{0});
     for (int64_t i = 0; i < images(unit); ++i) {
-      const T* image = from + ((first_image(unit) + i) * c_.groups + unit % c_.groups) * c_.in * places;
+      const T* own = image_of(unit, from, i);
       for (int64_t channel = 0; channel < c_.in; ++channel)
-        std::copy_n(image + channel * places, places, to + channel * pitch_ + i * places);
+        std::copy_n(own + channel * places, places, to + channel * pitch_ + i * places);
     }
   }
 
-  // The columns of some outputs, (outputs * kernel, pitch).
-  void multiply(const T* input, const T* w, int64_t outputs, T* columns) const {
+  // The columns of some outputs, from the `first` on, (outputs * kernel, pitch).
+  void multiply(const T* input, const T* w, int64_t first, int64_t outputs, T* columns) const {
     const Parts rows(outputs * c_.kernel(), kMostRows);
     const auto factors = memory<T>(c_.in * kMostRows);
+    w += first * c_.kernel();
     for (int64_t r = 0; r < rows.parts; ++r) {
       const int64_t begin = rows.begin(r), count = rows.size(r);
       for (int64_t channel = 0; channel < c_.in; ++channel)
@@ -73,6 +105,29 @@ class Convolution {
         tiles[count - 1](c_.in, factors.get(), count, input + j, offsets_.data(), columns + begin * pitch_ + j, pitch_, false, nullptr);
       }
     }
+  }
+
+  // The same by products (places, columns), which are transposed.
+  void multiply_across(const T* input, const T* w, int64_t first, int64_t outputs, T* columns) const {
+    const int64_t size = outputs * c_.kernel(), width = whole<T>(size), begin = first * c_.kernel(), step = packed_ ? pitch_ : all_places();
+    // Of as many channels the vectors of weights are no longer than all of them; others are copied.
+    const int64_t behind = c_.in * c_.in_stride - begin - width;
+    const int64_t inside = behind < 0 ? 0 : std::min(c_.in, behind / c_.in_stride + 1), rest = c_.in - inside;
+    const auto products = memory<T>(all_places() * width), last = memory<T>(rest * width);
+    in_rows(w + inside * c_.in_stride + begin, c_.in_stride, rest, size, width, last.get());
+    std::vector<int32_t> offsets;
+    for (int64_t channel = 0; channel < rest; ++channel) offsets.push_back(channel * width);
+    const Parts rows(all_places(), kMostRows);
+    for (int64_t r = 0; r < rows.parts; ++r)
+      for (int64_t j = 0; j < width; j += kTileColumns<T>) {
+        const auto& tile = (width - j > kLanes<T> ? kTiles<T> : kNarrowTiles<T>)[rows.size(r) - 1];
+        const T* left = input + rows.begin(r);
+        T* to = products.get() + rows.begin(r) * width + j;
+        tile(inside, left, step, w + begin + j, offsets_.data(), to, width, false, nullptr);
+        tile(rest, left + inside * step, step, last.get() + j, offsets.data(), to, width, true, nullptr);
+      }
+    for (int64_t i = 0; i < all_places(); i += kLanes<T>)
+      in_columns(products.get() + i * width, width, std::min<int64_t>(kLanes<T>, all_places() - i), size, columns + i, pitch_);
   }
 
   // An output of the unit's images from its columns, (kernel, pitch).
@@ -107,7 +162,9 @@ class Convolution {
   const T* bias_;
   const int64_t images_;
   const Parts blocks_;
-  int64_t pitch_;
+  // Inputs that are read one by one, of one image, are so where they are.
+  const bool across_, packed_;
+  const int64_t pitch_;
   std::vector<int32_t> offsets_;
 };
 

@@ -27,6 +27,8 @@ using Out = ffi::Result<ffi::AnyBuffer>;
 
 // What Winograd's transforms cost, as a factor of its products.
 constexpr double kTransforms = 1.2;
+// Of fewer tiles in all those of the weights take longer than what they spare.
+constexpr int64_t kTilesOfWeights = 10;
 // From how many channels on they are worth it, and vectors by vectors of them. Those of gradients by the weight are read from the last
 // cache: they take so many vectors of inputs and so many outputs.
 constexpr int64_t kChannels = 16, kVectors = 3, kVectorsOfInputs = 4, kOutputsOfInputs = 24;
@@ -51,11 +53,12 @@ bool by_channel(const Choice& choice, const Channels& c, int64_t most) {
   return c.in == 1 && choice.allows("channels", c.groups > 1 && c.out <= most && kIdle * c.groups > kLanes<T>);
 }
 
-// Whether Winograd's algorithm is taken where it computes this: it is worth it for `enough` channels, and where its products, of 4 for an
-// output and not 9, are fewer even with what tiles have beyond the edge.
+// Whether Winograd's algorithm is taken where it computes this: it is worth it for `enough` channels and tiles, and where its products, of 4
+// for an output and not 9, are fewer even with what tiles have beyond the edge.
 bool by_winograd(const Choice& choice, const Channels& c, const Grid& grid, bool enough) {
   if (choice.exact || c.groups > 1 || !winograd::fits(grid)) return false;
-  const double tiles = (grid.places[1] + 1) / 2 * ((grid.places[2] + 1) / 2);
+  const int64_t tiles = (grid.places[1] + 1) / 2 * ((grid.places[2] + 1) / 2);
+  enough = enough && c.batch * grid.places[0] * tiles >= kTilesOfWeights;
   const bool fewer = kTransforms * 16 * tiles < 9.0 * grid.places[1] * grid.places[2];
   return choice.allows("winograd", enough && fewer);
 }
@@ -79,8 +82,10 @@ struct Chosen {
 // Outputs of one grid or, of a gradient by the input, of one for each phase of the stride; `whole` is then of the convolution itself. Each
 // begins with its channel's number of the bias, where there is one.
 template <class T>
-void convolve(Pool& pool, const Choice& choice, const Channels& c, const std::vector<Grid>& grids, const Grid* whole, const T* x,
-              const T* w, const T* bias, T* y) {
+void convolve(Pool& pool, const Choice& choice, Channels c, std::vector<Grid> grids, Grid* whole, const T* x, const T* w, const T* bias,
+              T* y) {
+  const auto used = used_alone(pool, c, grids, whole, w);
+  if (used) w = used.get();
   const bool read = std::any_of(grids.begin(), grids.end(), [](const Grid& grid) { return !grid.taps.empty(); });
   const bool enough = std::min(c.in, c.out) >= kChannels && c.in * c.out >= kVectors * kLanes<T> * kLanes<T>;
   if (grids.size() == 1 && by_winograd(choice, c, grids[0], enough)) return winograd::convolve(pool, c, grids[0], x, w, bias, y);
@@ -137,7 +142,7 @@ ffi::Error by_input(Pool pool, Span stride, Span padding, Span dilation, int64_t
   const int64_t out = w.dimensions()[1], in = w.dimensions()[0] / groups, kernel = product(geometry.kernel);
   const Channels channels{g.dimensions()[0], groups, in, out, out * kernel, kernel, out * in * kernel};
   const Ints from = spatial(g.dimensions()), to = spatial(x->dimensions()), s = geometry.stride;
-  const Grid whole = geometry.forward(to, from);
+  Grid whole = geometry.forward(to, from);
   return by_type(g.element_type(), [&](auto zero) {
     using T = decltype(zero);
     std::vector<Grid> grids;

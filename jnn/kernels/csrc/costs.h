@@ -36,18 +36,18 @@ class Costs {
     const double pitch = grid_.places[2] + reach_[2], rows = (grid_.places[0] + reach_[0]) * (grid_.places[1] + reach_[1]);
     const double copied = grid_.far() ? 60 : grid_.in_step[2] == 2 ? 25 : 15;
     const double tiles = grid_.places[0] * std::ceil((pitch * grid_.places[1] - reach_[2]) / kTileColumns<T>);
-    return c_.groups * c_.batch *
-           (products(tiles) + copied * c_.in * phases.size() * rows * vectors(pitch) + 20.0 * c_.out * lines() * vectors(grid_.places[2]) +
-            in_steps());
+    return ordered() + c_.groups * c_.batch *
+                           (products(tiles) + copied * c_.in * phases.size() * rows * vectors(pitch) +
+                            20.0 * c_.out * lines() * vectors(grid_.places[2]) + in_steps());
   }
 
   // Runs of a row that are copied for each tap, and what is read and written.
   double patches() const {
     const double places = product(grid_.places), copied = lines() * vectors(grid_.places[2]) * apart();
     const double tiles = places < kTileColumns<T> ? places / kTileColumns<T> : std::ceil(places / kTileColumns<T>);
-    return c_.groups * c_.batch *
-           (products(tiles) + 7.0 * c_.in * taps() * copied + (grid_.whole() ? 30.0 : 50.0) * c_.out * vectors(places) +
-            10.0 * c_.in * read() + in_steps());
+    return ordered() + c_.groups * c_.batch *
+                           (products(tiles) + 7.0 * c_.in * taps() * copied + (grid_.whole() ? 30.0 : 50.0) * c_.out * vectors(places) +
+                            10.0 * c_.in * read() + in_steps());
   }
 
   // Products for what is inside the image only, of joined groups; and what grids of one input read once.
@@ -56,20 +56,24 @@ class Costs {
     double inside = 0;
     for (const Tap& tap : grid_.taps)
       inside += double(grid_.inside(0, tap.offset[0]).size()) / grid_.places[0] * grid_.inside(1, tap.offset[1]).size() / grid_.places[1];
-    return c_.groups / joined * c_.batch * product(grid_.places) * (inside * (0.5 * in * out + 4.0 * vectors(in)) + 40.0 * out);
+    return c_.groups / joined *
+           (c_.batch * product(grid_.places) * (inside * (0.5 * in * out + 4.0 * vectors(in)) + 40.0 * out) + 10.0 * in * taps() * out);
   }
-  double outputs_read() const { return 25.0 * c_.groups * c_.batch * c_.in * read(); }
+  double outputs_read() const { return c_.groups * c_.in * (25.0 * c_.batch * read() + 15.0 * c_.kernel()); }
 
   // Of a gradient by the input, for the grid of the convolution: products, places that are added where they belong, and what is packed.
   double columns() const {
-    const double rows = c_.out * c_.kernel(), lines = c_.batch * this->lines() * rows, images = columns::images_at_once(c_, grid_);
-    const double tiles = std::ceil(c_.batch / images) * vectors(images * product(grid_.places)) / kTileVectors;
+    const double lines = c_.batch * this->lines() * c_.out * c_.kernel();
+    const double blocks = std::ceil(double(c_.batch) / columns::images_at_once(c_, grid_));
+    const double products = std::min(columns::cost<T>(c_, grid_, false), columns::cost<T>(c_, grid_, true));
     const double added = grid_.in_step[2] == 1 ? 10.0 * vectors(grid_.places[2]) : 2.0 * grid_.places[2];
-    return c_.groups * (tiles * c_.in * panels(rows) + lines * (added + 5.0) + 20.0 * c_.batch * c_.in * vectors(product(grid_.places)));
+    return c_.groups * (blocks * products + lines * (added + 5.0) + 20.0 * c_.batch * c_.in * vectors(product(grid_.places)));
   }
 
  private:
   double taps() const { return grid_.taps.size(); }
+  // Weights that are put in order, those of other phases too.
+  double ordered() const { return c_.groups * c_.in * (2.0 * c_.kernel() * c_.out + 10.0 * taps()); }
   double lines() const { return grid_.places[0] * grid_.places[1]; }
   double read() const { return double(product(grid_.in)) / kLanes<T>; }
   // In long steps numbers are read one by one or, of taps that are neighbours, by squares that are transposed.
@@ -83,14 +87,7 @@ class Costs {
   static double vectors(double numbers) { return std::ceil(numbers / kLanes<T>); }
 
   // Of all channels and tiles of places.
-  double products(double tiles) const { return tiles * c_.in * taps() * panels(c_.out); }
-  // Tiles of few outputs wait for what they load.
-  static double panels(int64_t outputs) {
-    const Parts rows(outputs, kMostRows);
-    double all = 0;
-    for (int64_t r = 0; r < rows.parts; ++r) all += std::max(rows.size(r) * 1.0, rows.size(r) / 2.0 + 2);
-    return all;
-  }
+  double products(double tiles) const { return tiles * c_.in * taps() * tile_cycles(c_.out); }
 
   const Channels& c_;
   const Grid& grid_;

@@ -68,6 +68,14 @@ struct Grid {
     return true;
   }
 
+  // Drops the taps that are outside the input for all places.
+  void prune() {
+    const auto outside = [&](const Tap& tap) {
+      return !inside(0, tap.offset[0]).size() || !inside(1, tap.offset[1]).size() || !inside(2, tap.offset[2]).size();
+    };
+    taps.erase(std::remove_if(taps.begin(), taps.end(), outside), taps.end());
+  }
+
   // All offsets along the first dimension, from the least on.
   std::vector<int64_t> depths() const {
     std::vector<int64_t> found;

@@ -96,4 +96,12 @@ struct Parts {
   int64_t size(int64_t i) const { return begin(i + 1) - begin(i); }
 };
 
+// How long tiles of so many rows in all take for a term, in cycles of a product of vectors: those of few rows wait for what they load.
+inline double tile_cycles(int64_t rows) {
+  const Parts parts(rows, kMostRows);
+  double all = 0;
+  for (int64_t i = 0; i < parts.parts; ++i) all += std::max(parts.size(i) * 1.0, parts.size(i) / 2.0 + 2);
+  return all;
+}
+
 }  // namespace jnn
