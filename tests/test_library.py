@@ -61,6 +61,8 @@ CASES = {
     "one dimension, dilated groups": (4, 2, 6, (35,), (3,), {"padding": 2, "dilation": 3, "groups": 2}),
     "many images in steps": (18, 18, 34, (5, 7), (3, 3), {"padding": 1, "stride": 2, "batch": 9}),
     "one place an image, in steps": (18, 18, 20, (2, 2), (3, 3), {"padding": 1, "stride": 2}),
+    "few places of one image": (33, 33, 7, (2, 3), (3, 3), {"padding": 1, "batch": 1}),
+    "one place of a kernel": (18, 18, 5, (1, 1), (3, 5), {"padding": (1, 2)}),
     "many images of few rows": (17, 17, 20, (3, 2), (5, 3), {"padding": (2, 1), "batch": 17}),
     "whole tiles": (33, 33, 40, (7, 9), (3, 3), {"padding": 1, "batch": 8}),
     "more weights than tiles": (20, 20, 70, (4, 4), (3, 3), {"padding": 1, "batch": 3}),

@@ -25,7 +25,8 @@ inline int64_t images_at_once(const Channels& c, const Grid& grid) {
   return std::clamp(kPlaces / product(grid.places), int64_t{1}, c.batch);
 }
 
-// What the products of some images cost, where lanes are their places, of weights in order, or `across` them columns, of weights as they lie.
+// What the products of some images cost, where lanes are their places, of weights in order, or `across` them columns, of weights as they
+// lie.
 template <class T>
 double cost(const Channels& c, const Grid& grid, bool across) {
   const int64_t places = images_at_once(c, grid) * product(grid.places), columns = c.out * c.kernel();
@@ -71,7 +72,7 @@ class Convolution {
   }
 
  private:
-  // Of a block of images and a group: (channels, pitch), the places of images one after another. A tile may read behind it.
+  // Of a block of images and a group: (channels, pitch), the places of images one after another. What tiles read behind them is not used.
   int64_t input() const { return c_.in * pitch_ + kTileColumns<T>; }
   int64_t all_places() const { return images_ * product(grid_.places); }
   int64_t first_image(int64_t unit) const { return blocks_.begin(unit / c_.groups); }
@@ -83,11 +84,9 @@ class Convolution {
 
   void pack(int64_t unit, const T* from, T* to) const {
     const int64_t places = product(grid_.places);
-    std::fill_n(to, input(), T{0});
     for (int64_t i = 0; i < images(unit); ++i) {
       const T* own = image_of(unit, from, i);
-      for (int64_t channel = 0; channel < c_.in; ++channel)
-        std::copy_n(own + channel * places, places, to + channel * pitch_ + i * places);
+      for (int64_t channel = 0; channel < c_.in; ++channel) copy_short(own + channel * places, places, to + channel * pitch_ + i * places);
     }
   }
 
@@ -99,7 +98,7 @@ class Convolution {
     for (int64_t r = 0; r < rows.parts; ++r) {
       const int64_t begin = rows.begin(r), count = rows.size(r);
       for (int64_t channel = 0; channel < c_.in; ++channel)
-        std::copy_n(w + channel * c_.in_stride + begin, count, factors.get() + channel * count);
+        copy_short(w + channel * c_.in_stride + begin, count, factors.get() + channel * count);
       for (int64_t j = 0; j < pitch_; j += kTileColumns<T>) {
         const auto& tiles = pitch_ - j > kLanes<T> ? kTiles<T> : kNarrowTiles<T>;
         tiles[count - 1](c_.in, factors.get(), count, input + j, offsets_.data(), columns + begin * pitch_ + j, pitch_, false, nullptr);

@@ -27,8 +27,8 @@ using Out = ffi::Result<ffi::AnyBuffer>;
 
 // What Winograd's transforms cost, as a factor of its products.
 constexpr double kTransforms = 1.2;
-// Of fewer tiles in all those of the weights take longer than what they spare.
-constexpr int64_t kTilesOfWeights = 10;
+// Of fewer tiles in all those of the weights take longer than what they spare: against outputs as lanes, and against columns.
+constexpr int64_t kTilesOfOutputs = 10, kTilesOfColumns = 16;
 // From how many channels on they are worth it, and vectors by vectors of them. Those of gradients by the weight are read from the last
 // cache: they take so many vectors of inputs and so many outputs.
 constexpr int64_t kChannels = 16, kVectors = 3, kVectorsOfInputs = 4, kOutputsOfInputs = 24;
@@ -53,12 +53,12 @@ bool by_channel(const Choice& choice, const Channels& c, int64_t most) {
   return c.in == 1 && choice.allows("channels", c.groups > 1 && c.out <= most && kIdle * c.groups > kLanes<T>);
 }
 
-// Whether Winograd's algorithm is taken where it computes this: it is worth it for `enough` channels and tiles, and where its products, of 4
-// for an output and not 9, are fewer even with what tiles have beyond the edge.
-bool by_winograd(const Choice& choice, const Channels& c, const Grid& grid, bool enough) {
+// Whether Winograd's algorithm is taken where it computes this: it is worth it for `enough` channels and `least` tiles, and where its
+// products, of 4 for an output and not 9, are fewer even with what tiles have beyond the edge.
+bool by_winograd(const Choice& choice, const Channels& c, const Grid& grid, bool enough, int64_t least) {
   if (choice.exact || c.groups > 1 || !winograd::fits(grid)) return false;
   const int64_t tiles = (grid.places[1] + 1) / 2 * ((grid.places[2] + 1) / 2);
-  enough = enough && c.batch * grid.places[0] * tiles >= kTilesOfWeights;
+  enough = enough && c.batch * grid.places[0] * tiles >= least;
   const bool fewer = kTransforms * 16 * tiles < 9.0 * grid.places[1] * grid.places[2];
   return choice.allows("winograd", enough && fewer);
 }
@@ -71,8 +71,9 @@ struct Chosen {
   Chosen(const Channels& c, const std::vector<Grid>& grids, const Grid* whole) {
     double own = Costs<T>(c, grids[0]).outputs_read(), others = 0;
     for (const Grid& grid : grids) {
-      const Costs<T> costs(c, grid);
-      own += costs.outputs(), others += std::min(costs.slabs(), costs.patches());
+      const Grid flat = grid.flattened();
+      const Costs<T> costs(c, flat);
+      own += Costs<T>(c, grid).outputs(), others += std::min(costs.slabs(), costs.patches());
     }
     outputs = own < others;
     columns = whole && Costs<T>(c, *whole).columns() < std::min(own, others);
@@ -88,13 +89,14 @@ void convolve(Pool& pool, const Choice& choice, Channels c, std::vector<Grid> gr
   if (used) w = used.get();
   const bool read = std::any_of(grids.begin(), grids.end(), [](const Grid& grid) { return !grid.taps.empty(); });
   const bool enough = std::min(c.in, c.out) >= kChannels && c.in * c.out >= kVectors * kLanes<T> * kLanes<T>;
-  if (grids.size() == 1 && by_winograd(choice, c, grids[0], enough)) return winograd::convolve(pool, c, grids[0], x, w, bias, y);
+  const int64_t least = whole ? kTilesOfColumns : kTilesOfOutputs;
+  if (grids.size() == 1 && by_winograd(choice, c, grids[0], enough, least)) return winograd::convolve(pool, c, grids[0], x, w, bias, y);
   if (read && by_channel<T>(choice, c, kOutputs)) return depthwise::convolve(pool, c, grids, x, w, bias, y);
   const Chosen<T> chosen(c, grids, whole);
   if (whole && choice.allows("columns", chosen.columns)) return columns::convolve(pool, c, *whole, x, w, bias, y);
   if (read && choice.allows("outputs", chosen.outputs)) return outputs::convolve(pool, c, grids, x, w, bias, y);
-  for (Grid grid : grids) {
-    grid.flatten();
+  for (const Grid& own : grids) {
+    const Grid grid = own.flattened();
     const Costs<T> costs(c, grid);
     choice.allows("slabs", costs.slabs() <= costs.patches()) ? slabs::convolve(pool, c, grid, x, w, bias, y)
                                                              : patches::convolve(pool, c, grid, x, w, bias, y);
@@ -102,11 +104,11 @@ void convolve(Pool& pool, const Choice& choice, Channels c, std::vector<Grid> gr
 }
 
 template <class T>
-void correlate(Pool& pool, const Choice& choice, const Channels& c, Grid grid, const T* g, const T* x, T* w) {
-  if (by_channel<T>(choice, c, kOutputsOfWeights)) return depthwise::correlate(pool, c, grid, g, x, w);
+void correlate(Pool& pool, const Choice& choice, const Channels& c, const Grid& own, const T* g, const T* x, T* w) {
+  if (by_channel<T>(choice, c, kOutputsOfWeights)) return depthwise::correlate(pool, c, own, g, x, w);
   const bool enough = c.in >= kVectorsOfInputs * kLanes<T> && c.out >= kOutputsOfInputs;
-  if (grid.taps.size() == 9 && by_winograd(choice, c, grid, enough)) return winograd::correlate(pool, c, grid, g, x, w);
-  grid.flatten();
+  if (own.taps.size() == 9 && by_winograd(choice, c, own, enough, 0)) return winograd::correlate(pool, c, own, g, x, w);
+  const Grid grid = own.flattened();
   const bool few = c.groups > 1 ? c.in < kLanes<T> : c.in == 1 && grid.taps.size() <= kFewTaps;
   choice.allows("slabs", few) ? slabs::correlate(pool, c, grid, g, x, w) : correlation::correlate(pool, c, grid, g, x, w);
 }

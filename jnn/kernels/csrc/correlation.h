@@ -29,6 +29,8 @@ constexpr int64_t kFewSums = 1 << 17, kFewTerms = 64;
 // So much wider may products be by what fills columns up before what places read is copied, so many of them at a time.
 constexpr double kFilled = 1.2;
 constexpr int64_t kPacked = 128;
+// The most sums that a task has at once of a batch that is one part: they are written as weights while they are in its core's cache.
+constexpr int64_t kOwnSums = 1 << 16;
 // The most numbers of inputs that are put in order for all tasks at once.
 constexpr int64_t kMostKept = 1 << 23;
 
@@ -106,30 +108,30 @@ Row packed(Row row, int64_t channels) {
   return row;
 }
 
-// Adds the products of `terms` of a slab's places, from the k-th on, to the share's sums, (outputs, width).
+// The products of `terms` of a slab's places, from the k-th on, as the share's sums, (outputs, width), or what is added to them.
 template <class T>
 void add_product(const Share& share, int64_t places, int64_t k, int64_t terms, const T* slopes, const T* input, const int32_t* offsets,
-                 int64_t columns, T* sums, int64_t width) {
+                 int64_t columns, bool add, T* sums, int64_t width) {
   for (int64_t j = 0; j < columns; j += kTileColumns<T>) {
     const auto& tiles = columns - j > kLanes<T> ? kTiles<T> : kNarrowTiles<T>;
     for (int64_t r = share.first; r < share.last; ++r) {
       const int64_t count = share.panels.size(r);
       tiles[count - 1](terms, slopes + share.row(r) * places + k * count, count, input + j, offsets, sums + share.row(r) * width + j, width,
-                       true, nullptr);
+                       add, nullptr);
     }
   }
 }
 
-// Adds those of a slab to the share's sums, (outputs, row.width).
+// Those of a slab, which are the first or are added to the share's sums, (outputs, row.width).
 template <class T>
 void add_products(const Row& row, bool pack, const Share& share, int64_t channels, const T* slopes, const T* input,
-                  const std::vector<int32_t>& offsets, T* sums) {
+                  const std::vector<int32_t>& offsets, bool first, T* sums) {
   const int64_t places = offsets.size();
   if (!pack) {
     for (int64_t k = 0; k < places; k += kPlaces)
       for (const Columns& run : row.columns)
         add_product(share, places, k, std::min(kPlaces, places - k), slopes, input + run.from, offsets.data() + k, run.taps * channels,
-                    sums + run.at, row.width);
+                    !first || k, sums + run.at, row.width);
     return;
   }
   const auto patches = memory<T>(kPacked * row.width + kLanes<T>);
@@ -142,24 +144,23 @@ void add_products(const Row& row, bool pack, const Share& share, int64_t channel
       for (const Columns& run : row.columns)
         for (int64_t j = 0; j < run.taps * channels; j += kLanes<T>)
           store(patches.get() + i * row.width + run.at + j, load(input + offsets[k + i] + run.from + j));
-    add_product(share, places, k, terms, slopes, patches.get(), own.data(), row.width, sums, row.width);
+    add_product(share, places, k, terms, slopes, patches.get(), own.data(), row.width, !first || k, sums, row.width);
   }
 }
 
-// The weights of an output from its sums, which stand in parts, `stride` apart: the first is where all are added up.
+// The weights of an output from its sums.
 template <class T>
-void gather(const Row& row, const Channels& c, const Grid& grid, int64_t parts, int64_t stride, T* sums, T* w) {
-  for (int64_t part = 1; part < parts; ++part)
-    for (int64_t j = 0; j < row.width; ++j) sums[j] += sums[part * stride + j];
-  if (grid.taps.size() == 1) {
+void gather(const Row& row, const Channels& c, const T* sums, T* w) {
+  const int64_t taps = row.columns.back().first + row.columns.back().taps;
+  if (taps == 1) {
     std::copy_n(sums, c.in, w);
     return;
   }
-  for (const Columns& columns : row.columns)
-    for (int64_t t = 0; t < columns.taps; ++t) {
-      T* to = w + grid.taps[columns.first + t].index;
-      for (int64_t channel = 0; channel < c.in; ++channel) to[channel * grid.taps.size()] = sums[columns.at + t * c.in + channel];
-    }
+  std::vector<const T*> rows;
+  for (const Columns& run : row.columns)
+    for (int64_t t = 0; t < run.taps; ++t) rows.push_back(sums + run.at + t * c.in);
+  for (int64_t first = 0; first < taps; first += kLanes<T>)
+    interleave(rows.data() + first, std::min<int64_t>(kLanes<T>, taps - first), c.in, w + first, taps);
 }
 
 // The parts that the batch is summed up in.
@@ -182,34 +183,45 @@ void correlate(Pool& pool, const Channels& c, const Grid& grid, const T* g, cons
   if (pack) row = side_by_side;
   const Parts parts(cut.slabs(), (cut.slabs() + wanted - 1) / wanted), panels(c.out, kMostRows);
   const int64_t tasks_wanted = kTasksAThread * pool.num_threads();
-  const Parts shares(panels.parts, std::clamp(panels.parts * c.groups * parts.parts / tasks_wanted, int64_t{1}, panels.parts));
+  const int64_t kept = cut.slabs() * c.groups * layout.numbers();
+  int64_t share = panels.parts * c.groups * parts.parts / tasks_wanted;
+  if (parts.parts == 1 && kept <= kMostKept) share = std::min(share, kOwnSums / (kMostRows * row.width));
+  const Parts shares(panels.parts, std::clamp(share, int64_t{1}, panels.parts));
   auto fill = [&](int64_t s, int64_t group, T* to) { layout.fill(cut.slab(s), x + group * c.in * product(grid.in), c.groups * c.in, to); };
   // What several shares read is put in order once.
-  const int64_t kept = cut.slabs() * c.groups * layout.numbers();
   const bool keep = shares.parts > 1 && kept <= kMostKept;
   const auto inputs = memory<T>(keep ? kept : 0);
   auto input_of = [&](int64_t s, int64_t group) { return inputs.get() + (s * c.groups + group) * layout.numbers(); };
   if (keep)
     parallel(pool, cut.slabs() * c.groups, [&](int64_t i) { fill(i / c.groups, i % c.groups, input_of(i / c.groups, i % c.groups)); });
-  const auto sums = memory<T>(parts.parts * all * row.width);
+  const bool alone = parts.parts == 1;
+  const auto sums = memory<T>(alone ? 0 : parts.parts * all * row.width + kLanes<T>);
   parallel(pool, parts.parts * c.groups * shares.parts, [&](int64_t task) {
     const int64_t part = task / shares.parts / c.groups, group = task / shares.parts % c.groups;
     const Share share{panels, shares.begin(task % shares.parts), shares.begin(task % shares.parts + 1)};
     const int64_t begin = panels.begin(share.first), outputs = panels.begin(share.last) - begin;
-    T* own = sums.get() + (part * all + group * c.out + begin) * row.width;
-    std::fill_n(own, outputs * row.width, T{0});
     const auto input = memory<T>(keep ? 0 : layout.numbers()), slopes = memory<T>(outputs * cut.most_images * product(cut.size));
+    const auto weights = memory<T>(alone ? outputs * row.width + kLanes<T> : 0);
+    T* own = alone ? weights.get() : sums.get() + (part * all + group * c.out + begin) * row.width;
     for (int64_t s = parts.begin(part); s < parts.begin(part + 1); ++s) {
       const Slab slab = cut.slab(s);
       if (!keep) fill(s, group, input.get());
       order(grid, slab, share, g + group * c.out * product(grid.places), all, slopes.get());
-      add_products(row, pack, share, c.in, slopes.get(), keep ? input_of(s, group) : input.get(), offsets_of(slab, layout), own);
+      add_products(row, pack, share, c.in, slopes.get(), keep ? input_of(s, group) : input.get(), offsets_of(slab, layout),
+                   s == parts.begin(part), own);
     }
+    if (alone)
+      for (int64_t o = 0; o < outputs; ++o) gather(row, c, own + o * row.width, w + (group * c.out + begin + o) * a_weight);
   });
-  parallel(pool, c.groups * panels.parts, [&](int64_t i) {
-    const int64_t group = i / panels.parts, panel = i % panels.parts;
-    for (int64_t o = group * c.out + panels.begin(panel); o < group * c.out + panels.begin(panel + 1); ++o)
-      gather(row, c, grid, parts.parts, all * row.width, sums.get() + o * row.width, w + o * a_weight);
+  if (alone) return;
+  const Parts rows(all, kMostRows);
+  parallel(pool, rows.parts, [&](int64_t i) {
+    for (int64_t o = rows.begin(i); o < rows.begin(i + 1); ++o) {
+      T* first = sums.get() + o * row.width;
+      for (int64_t part = 1; part < parts.parts; ++part)
+        for (int64_t j = 0; j < row.width; ++j) first[j] += first[part * all * row.width + j];
+      gather(row, c, first, w + o * a_weight);
+    }
   });
 }
 

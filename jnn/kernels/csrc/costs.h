@@ -27,7 +27,8 @@ class Costs {
       for (int d = 0; d < 3; ++d) reach_[d] = std::max(reach_[d], (tap.offset[d] - low_[d]) / grid.in_step[d]);
   }
 
-  // Rows that are copied, for each phase of the steps, rows that are written, and products for what lies between rows too.
+  // A row is one thread's. Rows that are copied, for each phase of the steps, rows that are written, and products for what lies between
+  // rows too.
   double slabs() const {
     std::set<Ints> phases;
     for (const Tap& tap : grid_.taps)
@@ -36,7 +37,7 @@ class Costs {
     const double pitch = grid_.places[2] + reach_[2], rows = (grid_.places[0] + reach_[0]) * (grid_.places[1] + reach_[1]);
     const double copied = grid_.far() ? 60 : grid_.in_step[2] == 2 ? 25 : 15;
     const double tiles = grid_.places[0] * std::ceil((pitch * grid_.places[1] - reach_[2]) / kTileColumns<T>);
-    return ordered() + c_.groups * c_.batch *
+    return ordered() + (c_.groups * c_.batch * lines() > 1 ? 1 : kThreads) * c_.groups * c_.batch *
                            (products(tiles) + copied * c_.in * phases.size() * rows * vectors(pitch) +
                             20.0 * c_.out * lines() * vectors(grid_.places[2]) + in_steps());
   }
@@ -57,9 +58,9 @@ class Costs {
     for (const Tap& tap : grid_.taps)
       inside += double(grid_.inside(0, tap.offset[0]).size()) / grid_.places[0] * grid_.inside(1, tap.offset[1]).size() / grid_.places[1];
     return c_.groups / joined *
-           (c_.batch * product(grid_.places) * (inside * (0.5 * in * out + 4.0 * vectors(in)) + 40.0 * out) + 10.0 * in * taps() * out);
+           (c_.batch * product(grid_.places) * (inside * (0.55 * in * out + 4.5 * vectors(in)) + 45.0 * out) + 11.0 * in * taps() * out);
   }
-  double outputs_read() const { return c_.groups * c_.in * (25.0 * c_.batch * read() + 15.0 * c_.kernel()); }
+  double outputs_read() const { return c_.groups * c_.in * (27.0 * c_.batch * read() + 16.0 * c_.kernel()); }
 
   // Of a gradient by the input, for the grid of the convolution: products, places that are added where they belong, and what is packed.
   double columns() const {
@@ -71,6 +72,9 @@ class Costs {
   }
 
  private:
+  // So many threads are reckoned with: what is chosen is for all machines the same.
+  static constexpr int kThreads = 2;
+
   double taps() const { return grid_.taps.size(); }
   // Weights that are put in order, those of other phases too.
   double ordered() const { return c_.groups * c_.in * (2.0 * c_.kernel() * c_.out + 10.0 * taps()); }

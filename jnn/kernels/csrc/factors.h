@@ -18,12 +18,12 @@ constexpr int64_t kOrderedAtOnce = 512 << 10;
 //   order(panel, group, w, to): a panel's weights, `right()` numbers;
 //   multiply(slab, group, left, begin, end, right, y): the outputs of a slab, of some panels.
 // Of both factors the one that is less in all, weights where there are `many()` places, is put in order for all tasks, and the other for
-// each task its own. One thread does it all where it is `alone`.
+// each task its own; slabs too few for all threads share weights out. One thread does it all where it is `alone`.
 template <class T, class Form>
 void run(Pool& pool, const Form& form, const T* x, const T* w, T* y, bool alone = false) {
   const int64_t groups = form.groups(), slabs = form.slabs(), panels = form.panels(), left = form.left(), right = form.right();
   const auto each = [&](int64_t tasks, const auto& work) { parallel(pool, tasks, work, alone); };
-  if (form.many()) {
+  if (form.many() && (alone || groups * slabs >= pool.num_threads())) {
     const auto weights = memory<T>(groups * panels * right);
     each(groups * panels, [&](int64_t task) { form.order(task % panels, task / panels, w, weights.get() + task * right); });
     each(groups * slabs, [&](int64_t task) {

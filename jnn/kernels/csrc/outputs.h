@@ -72,7 +72,7 @@ class Convolution {
       for (const Phase& phase : phases_) {
         T* out = to + phase.weights / kTileColumns<T> * width + begin * width;
         for (const Tap& tap : phase.grid.taps) {
-          for (int64_t i = 0; i < count; ++i) std::copy_n(all.get() + (i * kernel + tap.index) * width, width, out + i * width);
+          for (int64_t i = 0; i < count; ++i) copy_short(all.get() + (i * kernel + tap.index) * width, width, out + i * width);
           out += c_.in * width;
         }
       }
@@ -222,7 +222,7 @@ class Convolution {
       Ints to = place_of(slab, begin + i, &image);
       for (int d = 0; d < 3; ++d) to[d] = to[d] * all_.out_step[d] + grid.first[d];
       if (to[0] < sizes[0] && to[1] < sizes[1] && to[2] < sizes[2])
-        std::copy_n(sums + i * width, width, block + (((image * sizes[0] + to[0]) * sizes[1] + to[1]) * sizes[2] + to[2]) * width);
+        copy_short(sums + i * width, width, block + (((image * sizes[0] + to[0]) * sizes[1] + to[1]) * sizes[2] + to[2]) * width);
     }
   }
 

@@ -93,7 +93,7 @@ class Layout {
       for (int64_t part = 0; part < slab.images * slab.size[0]; ++part) {
         const int64_t i = part / slab.size[0], z = part % slab.size[0];
         const T* from = g + (((slab.image + i) * all_channels + c) * all[0] + slab.begin[0] + z) * all[1] * all[2] + slab.begin[1] * all[2];
-        for (int64_t y = 0; y < slab.size[1]; ++y) std::copy_n(from + y * all[2], all[2], to + i * image() + z * depth() + y * row());
+        for (int64_t y = 0; y < slab.size[1]; ++y) copy_short(from + y * all[2], all[2], to + i * image() + z * depth() + y * row());
       }
   }
 
@@ -145,7 +145,7 @@ void write(const Grid& grid, const Slab& slab, int64_t depth, int64_t pitch, con
                   row = grid.first[1] + (slab.begin[1] + y) * grid.out_step[1];
     T* to = image + (z * grid.out[1] + row) * grid.out[2] + grid.first[2];
     if (step == 1) {
-      std::copy_n(from + y * pitch, grid.places[2], to);
+      copy_short(from + y * pitch, grid.places[2], to);
     } else {
       for (int64_t x = 0; x < grid.places[2]; ++x) to[x * step] = from[y * pitch + x];
     }

@@ -100,4 +100,17 @@ void transpose(const T* from, int64_t from_pitch, int64_t rows, int64_t columns,
   transpose_to(from, from_pitch, rows, columns, step, [=](int64_t j) { return to + j * to_pitch; }, past);
 }
 
+// to[j * pitch + i] = rows[i][j] for j < size, of as many rows as lanes at most. What rows have behind that is read, up to whole vectors.
+template <class T>
+void interleave(const T* const* rows, int64_t count, int64_t size, T* to, int64_t pitch) {
+  constexpr int64_t lanes = kLanes<T>;
+  for (int64_t j = 0; j < size; j += lanes) {
+    Vector<T> square[lanes];
+#pragma GCC unroll 16
+    for (int64_t i = 0; i < lanes; ++i) square[i] = i < count ? load(rows[i] + j) : Vector<T>{};
+    transpose_square<T>(square);
+    for (int64_t i = 0; i < std::min(lanes, size - j); ++i) store_some(to + (j + i) * pitch, square[i], count);
+  }
+}
+
 }  // namespace jnn

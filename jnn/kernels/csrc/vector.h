@@ -1,6 +1,7 @@
 // Vectors of the processor's width.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <utility>
@@ -166,6 +167,17 @@ inline Vector<T> load_some(const T* from, int64_t count) {
 template <class T>
 inline void store_some(T* to, Vector<T> v, int64_t count) {
   count >= kLanes<T> ? store(to, v) : store_masked(to, v, between(0, static_cast<int>(count)), 1);
+}
+
+// Of runs of a few vectors, for which a call of memmove takes longer. Returns where they end.
+template <class T>
+inline T* copy_short(const T* from, int64_t count, T* to) {
+#if defined(__AVX512F__)
+  for (int64_t i = 0; i < count; i += kLanes<T>) store_some(to + i, load_some(from + i, count - i), count - i);
+  return to + count;
+#else
+  return std::copy_n(from, count, to);
+#endif
 }
 
 }  // namespace jnn

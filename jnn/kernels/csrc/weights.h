@@ -68,7 +68,7 @@ Memory<T> ordered(Pool& pool, const Channels& c, const Grid& grid, const T* w, c
     const auto all = memory<T>(kernel * size);
     for (int64_t channel = 0; channel < c.in; ++channel) {
       by_tap(c, from, channel, 1, size, all.get(), size);
-      for (const Tap& tap : grid.taps) out = std::copy_n(all.get() + tap.index * size, size, out);
+      for (const Tap& tap : grid.taps) out = copy_short(all.get() + tap.index * size, size, out);
     }
   });
   return to;
