@@ -113,6 +113,21 @@ def test_narrow_pieces_of_one_channel_are_rows_of_a_product(sizes, kernel, rng, 
     same(call.compile()(*arrays), expected, 1e-11, 0)
 
 
+@pytest.mark.parametrize(
+    ("shape", "weight", "options"), [((1, 64, 2, 2), (128, 64, 3, 3), {"padding": 1}), ((2, 40, 9), (350, 40, 5), {"stride": 3})]
+)
+def test_patches_of_few_places_are_rows_of_a_product(shape, weight, options, rng, quick_compilation):
+    arrays = [jnp.asarray(rng.standard_normal(size)) for size in (shape, weight, weight[:1])]
+    function = FUNCTIONS[len(shape) - 2]
+    forward = jax.jit(lambda *arrays: function(*arrays, **options)).lower(*arrays).as_text()
+    assert "jnn_conv" not in forward
+    assert "jnn_linear" in forward
+    slopes = _slopes(function, **options)
+    with lowering(native=True):
+        expected = quick_jit(lambda *arrays: slopes(*arrays))(*arrays)
+    same(jax.jit(slopes)(*arrays), expected, 1e-11, 0)
+
+
 def test_a_winograd_convolution_errs_no_more_than_xlas(rng, monkeypatch):
     monkeypatch.setattr(convolution, "_LIBRARY_FORM", "winograd")
     x, w = rng.standard_normal((2, 64, 16, 16)), rng.standard_normal((64, 64, 3, 3)) / 24

@@ -100,7 +100,8 @@ void correlate(Pool& pool, const Channels& c, const Grid& grid, const T* g, cons
   const Parts rounds(slabs, std::max<int64_t>(1, kRound / (kPoints * a_slab * (c.in + c.out))));
   const int64_t most = (slabs + rounds.parts - 1) / rounds.parts * a_slab;
   Points<T> inputs(read, c.in, cut, most), gradients(written, c.out, cut, most);
-  const int64_t width = (c.in + kTileColumns<T> - 1) / kTileColumns<T> * kTileColumns<T>, a_point = c.out * width;
+  const int64_t width = (c.in + kTileColumns<T> - 1) / kTileColumns<T> * kTileColumns<T>;
+  const int64_t a_point = apart<T>(c.out * width);
   const auto sums = memory<T>(kPoints * a_point);
   std::vector<int32_t> offsets(kTerms);
   for (int64_t k = 0; k < kTerms; ++k) offsets[k] = k * inputs.pitch();
