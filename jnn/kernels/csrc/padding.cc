@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <vector>
 
 #include "buffers.h"
 #include "lanes.h"
@@ -42,11 +43,28 @@ struct Columns {
   // Back to where they come from.
   template <class T>
   void add(const T* slopes, T* row) const {
+    jnn::add(end - begin, T{1}, slopes + begin, row + from[begin]);
+    add_others(slopes, row);
+  }
+
+  // The same where the row, of `size` numbers, has none yet. The run is written at once: to read it so after its elements were would wait
+  // for them.
+  template <class T>
+  void set(const T* slopes, T* row, int64_t size) const {
+    const int64_t first = begin < end ? from[begin] : 0, last = first + end - begin;
+    std::fill(row, row + first, T{0});
+    copy_short(slopes + begin, end - begin, row + first);
+    std::fill(row + last, row + size, T{0});
+    add_others(slopes, row);
+  }
+
+ private:
+  template <class T>
+  void add_others(const T* slopes, T* row) const {
     const auto one = [&](int64_t i) {
       if (from[i] >= 0) row[from[i]] += slopes[i];
     };
     for (int64_t i = 0; i < begin; ++i) one(i);
-    jnn::add(end - begin, T{1}, slopes + begin, row + from[begin]);
     for (int64_t i = end; i < static_cast<int64_t>(from.size()); ++i) one(i);
   }
 };
@@ -73,21 +91,38 @@ ffi::Error extended(Pool pool, Span depths, Span rows, Span columns, double valu
   });
 }
 
+// By pairs of a depth and a row: whether it is the first that reads what it reads, which may be none.
+std::vector<char> first_of_each(Span depths, Span rows, int64_t height, int64_t count) {
+  std::vector<char> seen(count), found;
+  for (const int64_t depth : depths)
+    for (const int64_t row : rows) {
+      const bool reads = depth >= 0 && row >= 0;
+      found.push_back(reads && !seen[depth * height + row]);
+      if (reads) seen[depth * height + row] = true;
+    }
+  return found;
+}
+
 // Of g, that of the (N, *out), the gradient (N, *in).
 ffi::Error extended_gradient(Pool pool, Span depths, Span rows, Span columns, double, ffi::AnyBuffer g, ffi::Result<ffi::AnyBuffer> out) {
   const auto in = out->dimensions();
   const int64_t size = in[1] * in[2] * in[3], lines = depths.size() * rows.size(), width = columns.size();
   const Columns row(columns);
+  const std::vector<char> first = first_of_each(depths, rows, in[2], in[1] * in[2]);
+  const bool cropped = std::count(first.begin(), first.end(), true) < in[1] * in[2];
   return by_type(g.element_type(), [&](auto zero) {
     using T = decltype(zero);
     by_task(pool, in[0], size + lines * width, 1, [&](int64_t begin, int64_t end) {
       for (int64_t n = begin; n < end; ++n) {
         const T* slopes = data<T>(g) + n * lines * width;
         T* to = data<T>(out) + n * size;
-        std::fill_n(to, size, T{0});
+        if (cropped) std::fill_n(to, size, T{0});
+        auto is_first = first.begin();
         for (const int64_t depth : depths)
           for (const int64_t line : rows) {
-            if (depth >= 0 && line >= 0) row.add(slopes, to + (depth * in[2] + line) * in[3]);
+            T* own = to + (depth * in[2] + line) * in[3];
+            if (*is_first++) row.set(slopes, own, in[3]);
+            else if (depth >= 0 && line >= 0) row.add(slopes, own);
             slopes += width;
           }
       }
