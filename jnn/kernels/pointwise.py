@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -16,17 +17,35 @@ Array = jax.Array
 _LONG = 64
 
 
-def over_rows(fn: Callable[..., Array], *arrays: Array) -> Array:
+def over_rows(fn: Callable[..., Array], *arrays: Array, slope: Callable[[Array], Array] | None = None) -> Array:
     """``fn(*arrays)``, of arrays of one shape, which has that shape; trailing axes that are short are one axis for it.
 
     That must be stored and not only reshaped: XLA would loop over the shape of what is made of it.
+
+    Args:
+        slope: the derivative of a function of one array, by its value. What is stored is then what gradients read: XLA would else make
+            the value in the shape of ``arrays`` for both.
     """
     x = arrays[0]
     rows = _rows(x)
     if rows == x.shape:
         return fn(*arrays)
-    y = fn(*(cotangent_stored(a.reshape(rows)) if jnp.issubdtype(a.dtype, jnp.floating) else a.reshape(rows) for a in arrays))
-    return value_stored(y).reshape(x.shape)
+    merged = [cotangent_stored(a.reshape(rows)) if jnp.issubdtype(a.dtype, jnp.floating) else a.reshape(rows) for a in arrays]
+    y = value_stored(fn(*merged)) if slope is None else _by_value(fn, slope, *merged)
+    return y.reshape(x.shape)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _by_value(fn: Callable[[Array], Array], slope: Callable[[Array], Array], x: Array) -> Array:
+    return value_stored(fn(x))
+
+
+@_by_value.defjvp
+def _by_value_jvp(
+    fn: Callable[[Array], Array], slope: Callable[[Array], Array], primals: tuple[Array], tangents: tuple[Array]
+) -> tuple[Array, Array]:
+    y = _by_value(fn, slope, *primals)
+    return y, tangents[0] * slope(y)
 
 
 def _rows(x: Array) -> tuple[int, ...]:

@@ -76,13 +76,13 @@ class Activation(Layer):
 @function
 def sigmoid(input: Array) -> Array:
     """``1 / (1 + exp(-x))``. Integers give float32."""
-    return over_rows(jax.nn.sigmoid, inexact(input))
+    return over_rows(jax.nn.sigmoid, inexact(input), slope=lambda y: y * (1 - y))
 
 
 @function
 def tanh(input: Array) -> Array:
     """``tanh(x)``. Integers give float32."""
-    return over_rows(jnp.tanh, inexact(input))
+    return over_rows(jnp.tanh, inexact(input), slope=lambda y: 1 - y * y)
 
 
 @function

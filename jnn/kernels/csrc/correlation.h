@@ -93,19 +93,23 @@ void order(const Grid& grid, const Slab& slab, const Share& share, const T* g, i
     }
 }
 
-// The columns of a product, and how many numbers they make with what fills them up.
+// The columns of a product, and how many numbers they make with what fills them up. They are `packed` side by side where they would be
+// filled up for the most part else: what places read is copied to that end.
 struct Row {
   std::vector<Columns> columns;
   int64_t width;
+  bool packed;
 };
 
-// The columns side by side, for products that would be filled up for the most part else: what places read is copied to that end.
 template <class T>
-Row packed(Row row, int64_t channels) {
+Row row_of(const Grid& grid, const ChannelsLast<T>& layout, int64_t channels) {
+  Row row{{}, 0, false};
+  row.columns = columns_of(grid, layout, channels, &row.width);
+  const int64_t side_by_side = whole<T>(grid.taps.size() * channels);
+  if (row.width <= kFilled * side_by_side) return row;
   int64_t at = 0;
   for (Columns& run : row.columns) run.at = at, at += run.taps * channels;
-  row.width = whole<T>(at);
-  return row;
+  return {row.columns, side_by_side, true};
 }
 
 // The products of `terms` of a slab's places, from the k-th on, as the share's sums, (outputs, width), or what is added to them.
@@ -124,10 +128,10 @@ void add_product(const Share& share, int64_t places, int64_t k, int64_t terms, c
 
 // Those of a slab, which are the first or are added to the share's sums, (outputs, row.width).
 template <class T>
-void add_products(const Row& row, bool pack, const Share& share, int64_t channels, const T* slopes, const T* input,
+void add_products(const Row& row, const Share& share, int64_t channels, const T* slopes, const T* input,
                   const std::vector<int32_t>& offsets, bool first, T* sums) {
   const int64_t places = offsets.size();
-  if (!pack) {
+  if (!row.packed) {
     for (int64_t k = 0; k < places; k += kPlaces)
       for (const Columns& run : row.columns)
         add_product(share, places, k, std::min(kPlaces, places - k), slopes, input + run.from, offsets.data() + k, run.taps * channels,
@@ -148,21 +152,6 @@ void add_products(const Row& row, bool pack, const Share& share, int64_t channel
   }
 }
 
-// The weights of an output from its sums.
-template <class T>
-void gather(const Row& row, const Channels& c, const T* sums, T* w) {
-  const int64_t taps = row.columns.back().first + row.columns.back().taps;
-  if (taps == 1) {
-    std::copy_n(sums, c.in, w);
-    return;
-  }
-  std::vector<const T*> rows;
-  for (const Columns& run : row.columns)
-    for (int64_t t = 0; t < run.taps; ++t) rows.push_back(sums + run.at + t * c.in);
-  for (int64_t first = 0; first < taps; first += kLanes<T>)
-    interleave(rows.data() + first, std::min<int64_t>(kLanes<T>, taps - first), c.in, w + first, taps);
-}
-
 // The parts that the batch is summed up in.
 inline int64_t parts_of(const Channels& c, const Grid& grid) {
   const int64_t sums = c.groups * c.out * c.in * grid.taps.size(), terms = c.batch * product(grid.places);
@@ -170,59 +159,114 @@ inline int64_t parts_of(const Channels& c, const Grid& grid) {
   return std::clamp(std::min(std::max(of_many_terms, of_few), kParts / c.groups), int64_t{1}, kParts);
 }
 
+template <class T>
+class Correlation {
+ public:
+  Correlation(const Channels& c, const Grid& grid, int64_t threads)
+      : c_(c),
+        grid_(grid),
+        wanted_(parts_of(c, grid)),
+        cut_(Reach(grid).cut(grid, c.batch, c.in, kMost, wanted_)),
+        layout_(grid, c.in, cut_),
+        row_(row_of(grid, layout_, c.in)),
+        parts_(cut_.slabs(), (cut_.slabs() + wanted_ - 1) / wanted_),
+        panels_(c.out, kMostRows),
+        shares_(panels_.parts, most_of_share(threads)) {}
+
+  void run(Pool& pool, const T* g, const T* x, T* w) const {
+    const auto inputs = keeps() ? kept(pool, x) : nullptr;
+    const auto sums = memory<T>(alone() ? 0 : parts_.parts * a_part() + kLanes<T>);
+    parallel(pool, parts_.parts * c_.groups * shares_.parts, [&](int64_t task) {
+      const int64_t part = task / shares_.parts / c_.groups, group = task / shares_.parts % c_.groups;
+      const Share share{panels_, shares_.begin(task % shares_.parts), shares_.begin(task % shares_.parts + 1)};
+      const int64_t begin = panels_.begin(share.first), outputs = panels_.begin(share.last) - begin, first = group * c_.out + begin;
+      const auto own = memory<T>(alone() ? outputs * row_.width + kLanes<T> : 0);
+      T* to = alone() ? own.get() : sums.get() + part * a_part() + first * row_.width;
+      add_slabs(part, group, share, g, x, inputs.get(), to);
+      for (int64_t o = 0; alone() && o < outputs; ++o) gather(to + o * row_.width, first + o, w);
+    });
+    if (!alone()) add_parts(pool, sums.get(), w);
+  }
+
+ private:
+  int64_t a_part() const { return c_.groups * c_.out * row_.width; }
+  int64_t numbers_kept() const { return cut_.slabs() * c_.groups * layout_.numbers(); }
+  // Whether the batch is one part; and whether inputs are put in order once, as several shares read them.
+  bool alone() const { return parts_.parts == 1; }
+  bool keeps() const { return shares_.parts > 1 && numbers_kept() <= kMostKept; }
+
+  // How many panels of outputs a task has.
+  int64_t most_of_share(int64_t threads) const {
+    int64_t most = panels_.parts * c_.groups * parts_.parts / (kTasksAThread * threads);
+    if (alone() && numbers_kept() <= kMostKept) most = std::min(most, kOwnSums / (kMostRows * row_.width));
+    return std::clamp(most, int64_t{1}, panels_.parts);
+  }
+
+  void fill(int64_t slab, int64_t group, const T* x, T* to) const {
+    layout_.fill(cut_.slab(slab), x + group * c_.in * product(grid_.in), c_.groups * c_.in, to);
+  }
+
+  // The inputs of all slabs, by group.
+  Memory<T> kept(Pool& pool, const T* x) const {
+    auto inputs = memory<T>(numbers_kept());
+    parallel(pool, cut_.slabs() * c_.groups,
+             [&](int64_t i) { fill(i / c_.groups, i % c_.groups, x, inputs.get() + i * layout_.numbers()); });
+    return inputs;
+  }
+
+  // The share's sums over the slabs of a part.
+  void add_slabs(int64_t part, int64_t group, const Share& share, const T* g, const T* x, const T* inputs, T* sums) const {
+    const int64_t outputs = panels_.begin(share.last) - panels_.begin(share.first);
+    const auto own = memory<T>(inputs ? 0 : layout_.numbers()), slopes = memory<T>(outputs * cut_.most_images * product(cut_.size));
+    for (int64_t s = parts_.begin(part); s < parts_.begin(part + 1); ++s) {
+      const Slab slab = cut_.slab(s);
+      if (!inputs) fill(s, group, x, own.get());
+      order(grid_, slab, share, g + group * c_.out * product(grid_.places), c_.groups * c_.out, slopes.get());
+      const T* input = inputs ? inputs + (s * c_.groups + group) * layout_.numbers() : own.get();
+      add_products(row_, share, c_.in, slopes.get(), input, offsets_of(slab, layout_), s == parts_.begin(part), sums);
+    }
+  }
+
+  void add_parts(Pool& pool, T* sums, T* w) const {
+    const Parts outputs(c_.groups * c_.out, kMostRows);
+    parallel(pool, outputs.parts, [&](int64_t i) {
+      for (int64_t o = outputs.begin(i); o < outputs.begin(i + 1); ++o) {
+        T* first = sums + o * row_.width;
+        for (int64_t part = 1; part < parts_.parts; ++part)
+          for (int64_t j = 0; j < row_.width; ++j) first[j] += first[part * a_part() + j];
+        gather(first, o, w);
+      }
+    });
+  }
+
+  // The weights of an output from its sums.
+  void gather(const T* sums, int64_t output, T* w) const {
+    const int64_t taps = grid_.taps.size();
+    w += output * c_.in * taps;
+    if (taps == 1) {
+      std::copy_n(sums, c_.in, w);
+      return;
+    }
+    std::vector<const T*> rows;
+    for (const Columns& run : row_.columns)
+      for (int64_t t = 0; t < run.taps; ++t) rows.push_back(sums + run.at + t * c_.in);
+    for (int64_t first = 0; first < taps; first += kLanes<T>)
+      interleave(rows.data() + first, std::min<int64_t>(kLanes<T>, taps - first), c_.in, w + first, taps);
+  }
+
+  const Channels& c_;
+  const Grid& grid_;
+  const int64_t wanted_;
+  const Cut cut_;
+  const ChannelsLast<T> layout_;
+  const Row row_;
+  const Parts parts_, panels_, shares_;
+};
+
 // g (N, O, *places) and x (N, C, *in) give w (O, C / groups, *K).
 template <class T>
 void correlate(Pool& pool, const Channels& c, const Grid& grid, const T* g, const T* x, T* w) {
-  const int64_t a_weight = c.in * grid.taps.size(), all = c.groups * c.out, wanted = parts_of(c, grid);
-  const Cut cut = Reach(grid).cut(grid, c.batch, c.in, kMost, wanted);
-  const ChannelsLast<T> layout(grid, c.in, cut);
-  Row row;
-  row.columns = columns_of(grid, layout, c.in, &row.width);
-  const Row side_by_side = packed<T>(row, c.in);
-  const bool pack = row.width > kFilled * side_by_side.width;
-  if (pack) row = side_by_side;
-  const Parts parts(cut.slabs(), (cut.slabs() + wanted - 1) / wanted), panels(c.out, kMostRows);
-  const int64_t tasks_wanted = kTasksAThread * pool.num_threads();
-  const int64_t kept = cut.slabs() * c.groups * layout.numbers();
-  int64_t share = panels.parts * c.groups * parts.parts / tasks_wanted;
-  if (parts.parts == 1 && kept <= kMostKept) share = std::min(share, kOwnSums / (kMostRows * row.width));
-  const Parts shares(panels.parts, std::clamp(share, int64_t{1}, panels.parts));
-  auto fill = [&](int64_t s, int64_t group, T* to) { layout.fill(cut.slab(s), x + group * c.in * product(grid.in), c.groups * c.in, to); };
-  // What several shares read is put in order once.
-  const bool keep = shares.parts > 1 && kept <= kMostKept;
-  const auto inputs = memory<T>(keep ? kept : 0);
-  auto input_of = [&](int64_t s, int64_t group) { return inputs.get() + (s * c.groups + group) * layout.numbers(); };
-  if (keep)
-    parallel(pool, cut.slabs() * c.groups, [&](int64_t i) { fill(i / c.groups, i % c.groups, input_of(i / c.groups, i % c.groups)); });
-  const bool alone = parts.parts == 1;
-  const auto sums = memory<T>(alone ? 0 : parts.parts * all * row.width + kLanes<T>);
-  parallel(pool, parts.parts * c.groups * shares.parts, [&](int64_t task) {
-    const int64_t part = task / shares.parts / c.groups, group = task / shares.parts % c.groups;
-    const Share share{panels, shares.begin(task % shares.parts), shares.begin(task % shares.parts + 1)};
-    const int64_t begin = panels.begin(share.first), outputs = panels.begin(share.last) - begin;
-    const auto input = memory<T>(keep ? 0 : layout.numbers()), slopes = memory<T>(outputs * cut.most_images * product(cut.size));
-    const auto weights = memory<T>(alone ? outputs * row.width + kLanes<T> : 0);
-    T* own = alone ? weights.get() : sums.get() + (part * all + group * c.out + begin) * row.width;
-    for (int64_t s = parts.begin(part); s < parts.begin(part + 1); ++s) {
-      const Slab slab = cut.slab(s);
-      if (!keep) fill(s, group, input.get());
-      order(grid, slab, share, g + group * c.out * product(grid.places), all, slopes.get());
-      add_products(row, pack, share, c.in, slopes.get(), keep ? input_of(s, group) : input.get(), offsets_of(slab, layout),
-                   s == parts.begin(part), own);
-    }
-    if (alone)
-      for (int64_t o = 0; o < outputs; ++o) gather(row, c, own + o * row.width, w + (group * c.out + begin + o) * a_weight);
-  });
-  if (alone) return;
-  const Parts rows(all, kMostRows);
-  parallel(pool, rows.parts, [&](int64_t i) {
-    for (int64_t o = rows.begin(i); o < rows.begin(i + 1); ++o) {
-      T* first = sums.get() + o * row.width;
-      for (int64_t part = 1; part < parts.parts; ++part)
-        for (int64_t j = 0; j < row.width; ++j) first[j] += first[part * all * row.width + j];
-      gather(row, c, first, w + o * a_weight);
-    }
-  });
+  Correlation<T>(c, grid, pool.num_threads()).run(pool, g, x, w);
 }
 
 }  // namespace jnn::correlation
