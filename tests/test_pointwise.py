@@ -40,7 +40,7 @@ def test_rows_are_long(shape):
     assert seen[1] == shape
 
 
-@pytest.mark.parametrize("fn", [F.tanh, F.gelu, lambda x: F.prelu(x, jnp.linspace(0.1, 0.7, x.shape[1]))])
+@pytest.mark.parametrize("fn", [F.tanh, F.sigmoid, F.gelu, lambda x: F.prelu(x, jnp.linspace(0.1, 0.7, x.shape[1]))])
 def test_derivatives(fn):
     x = _x((16, 128, 4, 8))
     # Away from where slopes change.
