@@ -27,8 +27,8 @@ using Out = ffi::Result<ffi::AnyBuffer>;
 
 // What Winograd's transforms cost, as a factor of its products.
 constexpr double kTransforms = 1.2;
-// Of fewer tiles in all those of the weights take longer than what they spare, in gradients of fewer than these.
-constexpr int64_t kTiles = 10, kTilesOfGradients = 16;
+// Of fewer tiles in all, or of fewer in gradients, the transforms of the weights take longer than what is spared.
+constexpr int64_t kLeastTiles = 10, kLeastTilesOfGradients = 16;
 // From how many channels on they are worth it, and vectors by vectors of them. Those of gradients by the weight are read from the last
 // cache: they take so many vectors of inputs and so many outputs.
 constexpr int64_t kChannels = 16, kVectors = 3, kVectorsOfInputs = 4, kOutputsOfInputs = 24;
@@ -89,7 +89,7 @@ void convolve(Pool& pool, const Choice& choice, Channels c, std::vector<Grid> gr
   if (used) w = used.get();
   const bool read = std::any_of(grids.begin(), grids.end(), [](const Grid& grid) { return !grid.taps.empty(); });
   const bool enough = std::min(c.in, c.out) >= kChannels && c.in * c.out >= kVectors * kLanes<T> * kLanes<T>;
-  const int64_t least = whole ? kTilesOfGradients : kTiles;
+  const int64_t least = whole ? kLeastTilesOfGradients : kLeastTiles;
   if (grids.size() == 1 && by_winograd(choice, c, grids[0], enough, least)) return winograd::convolve(pool, c, grids[0], x, w, bias, y);
   if (read && by_channel<T>(choice, c, kOutputs)) return depthwise::convolve(pool, c, grids, x, w, bias, y);
   const Chosen<T> chosen(c, grids, whole);
@@ -107,7 +107,8 @@ template <class T>
 void correlate(Pool& pool, const Choice& choice, const Channels& c, const Grid& own, const T* g, const T* x, T* w) {
   if (by_channel<T>(choice, c, kOutputsOfWeights)) return depthwise::correlate(pool, c, own, g, x, w);
   const bool enough = c.in >= kVectorsOfInputs * kLanes<T> && c.out >= kOutputsOfInputs;
-  if (own.taps.size() == 9 && by_winograd(choice, c, own, enough, kTilesOfGradients)) return winograd::correlate(pool, c, own, g, x, w);
+  if (own.taps.size() == 9 && by_winograd(choice, c, own, enough, kLeastTilesOfGradients))
+    return winograd::correlate(pool, c, own, g, x, w);
   const Grid grid = own.flattened();
   const bool few = c.groups > 1 ? c.in < kLanes<T> : c.in == 1 && grid.taps.size() <= kFewTaps;
   choice.allows("slabs", few) ? slabs::correlate(pool, c, grid, g, x, w) : correlation::correlate(pool, c, grid, g, x, w);

@@ -120,10 +120,11 @@ ffi::Error extended_gradient(Pool pool, Span depths, Span rows, Span columns, do
         auto is_first = first.begin();
         for (const int64_t depth : depths)
           for (const int64_t line : rows) {
-            T* own = to + (depth * in[2] + line) * in[3];
-            if (*is_first++) row.set(slopes, own, in[3]);
-            else if (depth >= 0 && line >= 0) row.add(slopes, own);
-            slopes += width;
+            if (depth >= 0 && line >= 0) {
+              T* own = to + (depth * in[2] + line) * in[3];
+              *is_first ? row.set(slopes, own, in[3]) : row.add(slopes, own);
+            }
+            ++is_first, slopes += width;
           }
       }
     });
