@@ -34,9 +34,9 @@ void run(Pool& pool, const Form& form, const T* x, const T* w, T* y, bool alone 
     });
   } else {
     const auto places = memory<T>(groups * slabs * left);
-    each(groups * slabs, [&](int64_t task) { form.gather(task % slabs, task / slabs, x, places.get() + task * left); });
+    if (left) each(groups * slabs, [&](int64_t task) { form.gather(task % slabs, task / slabs, x, places.get() + task * left); });
     const int64_t most = std::min(kOrderedAtOnce / (right * int64_t(sizeof(T))), groups * panels / (kTasksAThread * pool.num_threads()));
-    const Parts shares(panels, std::max(int64_t{1}, most));
+    const Parts shares = Parts::shared(panels, std::max(int64_t{1}, most), groups % pool.num_threads() ? pool.num_threads() : 1);
     each(groups * shares.parts, [&](int64_t task) {
       const int64_t group = task / shares.parts, begin = shares.begin(task % shares.parts), end = shares.begin(task % shares.parts + 1);
       const auto own = memory<T>((end - begin) * right);

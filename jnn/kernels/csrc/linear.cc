@@ -46,8 +46,8 @@ struct Factor {
   bool across;
 };
 
-// c[i][j] = bias[j] + sum over k of a[i][k] * b[j][k], by tiles of a that make slabs, and panels of b. `totals[i]` are the sums of an a
-// that is across.
+// c[i][j] = bias[j] + sum over k of a[i][k] * b[j][k], by tiles of a that make slabs, and panels of b. An a that is across is put in order,
+// and `totals[i]` are its sums.
 template <class T>
 class Product {
  public:
@@ -55,9 +55,10 @@ class Product {
       : a_(a),
         b_(b),
         depth_(depth),
-        pitch_(std::min<int64_t>(a.rows, kMost) * whole<T>(depth) + kLanes<T>),
-        tiles_(a.rows, kMost),
-        slabs_(tiles_.parts, std::clamp((tiles_.parts - 1) / (kTasksAThread * threads) + 1, int64_t{1}, kTilesAtOnce)),
+        pitch_(a.across ? std::min<int64_t>(a.rows, kMost) * depth + kLanes<T> : 0),
+        tiles_(a.rows, a.across ? kMost : kStandingRows),
+        slabs_(
+            Parts::shared(tiles_.parts, std::clamp((tiles_.parts - 1) / (kTasksAThread * threads) + 1, int64_t{1}, kTilesAtOnce), threads)),
         panels_{b.rows},
         past_(depth <= kDepth && b.rows % kLanes<T> == 0 && past_cache<T>(a.rows * b.rows)),
         bias_(bias, 1, panels_),
@@ -71,10 +72,8 @@ class Product {
   int64_t right() const { return kTileColumns<T> * depth_; }
 
   void gather(int64_t slab, int64_t, const T* a, T* to) const {
-    const int64_t first = slabs_.begin(slab), last = slabs_.begin(slab + 1);
-    for (int64_t t = first; t < last && !a_.across; ++t)
-      in_runs(a + tiles_.begin(t) * depth_, depth_, tiles_.size(t), depth_, to + (t - first) * pitch_);
-    for (int64_t k = 0; k < depth_ && a_.across; k += kDepth) across(first, last, k, std::min(kDepth, depth_ - k), a, to);
+    for (int64_t k = 0; k < depth_ && a_.across; k += kDepth)
+      across(slabs_.begin(slab), slabs_.begin(slab + 1), k, std::min(kDepth, depth_ - k), a, to);
   }
 
   void order(int64_t panel, int64_t, const T* b, T* to) const {
@@ -93,7 +92,8 @@ class Product {
       for (int64_t i = 0; i < outer; ++i)
         for (int64_t j = 0; j < inner; ++j) {
           const int64_t t = first + (by_tile ? i : j), panel = begin + (by_tile ? j : i);
-          add(panel, t, k, a + (t - first) * pitch_ + k * tiles_.size(t), b + (panel - begin) * right() + k * panels_.width(panel), c);
+          const T* left = a_.across ? a + (t - first) * pitch_ + k * tiles_.size(t) : a_.data + tiles_.begin(t) * depth_ + k;
+          add(panel, t, k, {left, depth_}, b + (panel - begin) * right() + k * panels_.width(panel), c);
         }
   }
 
@@ -122,7 +122,7 @@ class Product {
 
   // The terms from the k-th on of a tile and a panel. Sums are made beside c for panels that are not whole, and where they are all that is
   // written there, past the cache.
-  void add(int64_t panel, int64_t t, int64_t k, const T* left, const T* right, T* c) const {
+  void add(int64_t panel, int64_t t, int64_t k, Left<T> left, const T* right, T* c) const {
     const int64_t first = panel * kTileColumns<T>, width = panels_.width(panel), count = panels_.outputs(panel), rows = tiles_.size(t);
     T* to = c + tiles_.begin(t) * b_.rows + first;
     T beside[kMost * kTileColumns<T>];
@@ -130,8 +130,8 @@ class Product {
     const int64_t stride = sums == to ? b_.rows : width;
     for (int64_t i = 0; i < rows && k && sums != to; ++i) std::copy_n(to + i * b_.rows, count, sums + i * stride);
     const Start<T> start = k ? Start<T>{sums, stride} : bias_.start(0, panel);
-    const auto& narrow = a_.across ? kNarrowPanels<T, 1> : kNarrowPanels<T>;
-    const auto& wide = a_.across ? kPanels<T, kTileVectors, 1> : kPanels<T, kTileVectors>;
+    const auto& narrow = a_.across ? kNarrowPanels<T, 1> : kNarrowPanels<T, 0>;
+    const auto& wide = a_.across ? kPanels<T, kTileVectors, 1> : kPanels<T, kTileVectors, 0>;
     const auto kernel = width == kLanes<T> ? narrow[rows - 1] : wide[rows - 1];
     kernel(std::min(kDepth, depth_ - k), left, right, start, sums, stride);
     for (int64_t i = 0; i < rows && sums != to; ++i) {

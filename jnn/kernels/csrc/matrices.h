@@ -17,6 +17,8 @@ namespace jnn {
 constexpr int kSums = kRegisters == 32 ? 28 : 12;
 template <int vectors>
 constexpr int kRowsOf = kSums / vectors;
+// Of rows that are read as they stand: more of them, if they begin at one place of a page, drive each other out of the first cache.
+constexpr int kStandingRows = std::min(kRowsOf<kTileVectors>, 7);
 
 // What the rows of a panel of sums begin with, `stride` apart: zeros where there are none.
 template <class T>
@@ -25,24 +27,33 @@ struct Start {
   int64_t stride;
 };
 
+// Rows of a left factor: in runs of a row's terms or, where runs are of none, as they stand, `pitch` apart.
+template <class T>
+struct Left {
+  const T* data;
+  int64_t pitch;
+  Left(const T* data, int64_t pitch = 0) : data(data), pitch(pitch) {}
+};
+
 // c[i][j] = start[i][j] + sum over k of a[i][k] * b[k * columns + j], for `rows` rows of c, `stride` apart, and columns that make so many
-// vectors. a stands in runs of a row's terms: a[i][k] is the ((k / run * rows + i) * run + k % run)-th.
+// vectors. In runs a[i][k] is the ((k / run * rows + i) * run + k % run)-th.
 template <class T, int rows, int vectors, int run>
-void panel(int64_t depth, const T* a, const T* b, Start<T> start, T* c, int64_t stride) {
+void panel(int64_t depth, Left<T> a, const T* b, Start<T> start, T* c, int64_t stride) {
+  const int64_t pitch = run ? run : a.pitch, most = run ? run : depth;
   Vector<T> sums[rows][vectors];
 #pragma GCC unroll 32
   for (int i = 0; i < rows; ++i)
 #pragma GCC unroll 8
     for (int j = 0; j < vectors; ++j) sums[i][j] = start.rows ? load(start.rows + i * start.stride + j * kLanes<T>) : Vector<T>{};
-  for (int64_t begin = 0; begin < depth; begin += run, a += rows * run) {
-    const int64_t terms = run == 1 ? 1 : std::min<int64_t>(run, depth - begin);
+  for (int64_t begin = 0; begin < depth; begin += most, a.data += rows * pitch) {
+    const int64_t terms = run == 1 ? 1 : std::min(most, depth - begin);
     for (int64_t k = 0; k < terms; ++k, b += vectors * kLanes<T>) {
       Vector<T> right[vectors];
 #pragma GCC unroll 8
       for (int j = 0; j < vectors; ++j) right[j] = load(b + j * kLanes<T>);
 #pragma GCC unroll 32
       for (int i = 0; i < rows; ++i) {
-        const Vector<T> factor = broadcast(a[i * run + k]);
+        const Vector<T> factor = broadcast(a.data[i * pitch + k]);
 #pragma GCC unroll 8
         for (int j = 0; j < vectors; ++j) sums[i][j] += factor * right[j];
       }
@@ -55,7 +66,7 @@ void panel(int64_t depth, const T* a, const T* b, Start<T> start, T* c, int64_t 
 }
 
 template <class T>
-using Panel = void (*)(int64_t, const T*, const T*, Start<T>, T*, int64_t);
+using Panel = void (*)(int64_t, Left<T>, const T*, Start<T>, T*, int64_t);
 template <class T, int vectors, int run, size_t... i>
 constexpr std::array<Panel<T>, sizeof...(i)> panels_of(std::index_sequence<i...>) {
   return {panel<T, i + 1, vectors, run>...};

@@ -92,6 +92,12 @@ inline constexpr auto kDots = dots_of<T>(std::make_index_sequence<kMostDots * kM
 struct Parts {
   int64_t count, parts;
   Parts(int64_t count, int64_t most) : count(count), parts((count + most - 1) / most) {}
+  // As many parts for each of so many threads, if there are enough.
+  static Parts shared(int64_t count, int64_t most, int64_t threads) {
+    Parts made(count, most * threads);
+    made.parts = std::min(count, made.parts * threads);
+    return made;
+  }
   int64_t begin(int64_t i) const { return i * count / parts; }
   int64_t size(int64_t i) const { return begin(i + 1) - begin(i); }
 };
