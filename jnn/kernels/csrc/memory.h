@@ -16,7 +16,8 @@ namespace jnn {
 class Blocks {
  public:
   // From the begin of a cache line on: vectors that cross lines take twice as long.
-  void* take(size_t bytes) {
+  void* take(size_t wanted) {
+    const size_t bytes = (wanted / kLine + 1) * kLine;
     auto best = kept_.end();
     for (auto block = kept_.begin(); block != kept_.end(); ++block)
       if (size(*block) >= bytes && size(*block) / 2 <= bytes && (best == kept_.end() || size(*block) < size(*best))) best = block;
@@ -47,11 +48,10 @@ class Blocks {
   static size_t& size(void* block) { return *reinterpret_cast<size_t*>(static_cast<char*>(block) - kLine); }
   static void release(void* block) { std::free(static_cast<char*>(block) - kLine); }
   static void* allocated(size_t bytes) {
-    const size_t lines = bytes / kLine + 1;
-    void* found = std::aligned_alloc(kLine, (lines + 1) * kLine);
+    void* found = std::aligned_alloc(kLine, kLine + bytes);
     if (!found) throw std::bad_alloc();
     void* block = static_cast<char*>(found) + kLine;
-    size(block) = lines * kLine;
+    size(block) = bytes;
     return block;
   }
 

@@ -244,14 +244,31 @@ class BinsOfPlanes {
         beside_(!placed && !filled_ && bins[2].fit_beside<T>()),
         lines_(memory<T>(beside_ ? bins[2].sizes[0] * whole<T>(bins[2].out) : 0)) {}
 
-  void run(const T* x, T* values, int32_t* places) const {
+  void run(const T* x, int64_t planes, T* values, int32_t* places) const {
     const bool one = bins_[0].in * bins_[1].in == 1;
+    if (one && filled_) return in_vectors(x, planes, values);
+    const int64_t in = bins_[0].in * bins_[1].in * bins_[2].in, out = bins_[0].out * bins_[1].out * bins_[2].out;
+    for (int64_t i = 0; i < planes; ++i) run(x + i * in, one, values + i * out, places + (placed ? i * out : 0));
+  }
+
+ private:
+  using Integer = std::make_signed_t<Bits<T>>;
+  using Found = Greatest<T, placed>;
+  static constexpr T kLeast = -std::numeric_limits<T>::infinity();
+
+  // A bin of a row.
+  struct Place {
+    const T* row;
+    int64_t bin;
+  };
+
+  void run(const T* x, bool one, T* values, int32_t* places) const {
     const T* row = one ? x : values_.get();
     for (int64_t d = 0; d < bins_[0].out; ++d)
       for (int64_t r = 0; r < bins_[1].out; ++r) {
         if (!one && !by_row(d, r, x)) blocks<T>(bins_[2].in, [&](int64_t at, auto count, auto lanes) { down<count>(d, r, at, x, lanes); });
         if (filled_ || beside_) {
-          filled_ ? in_vectors(row, values) : side_by_side(row, values);
+          filled_ ? in_vectors(row, 1, values) : side_by_side(row, values);
           values += bins_[2].out;
           continue;
         }
@@ -262,11 +279,6 @@ class BinsOfPlanes {
         }
       }
   }
-
- private:
-  using Integer = std::make_signed_t<Bits<T>>;
-  using Found = Greatest<T, placed>;
-  static constexpr T kLeast = -std::numeric_limits<T>::infinity();
 
   // Of vectors of columns from `at` on.
   template <int count, class Lanes>
@@ -314,25 +326,33 @@ class BinsOfPlanes {
     return !any<T>(zero != zero);
   }
 
-  // Of all bins of a row, each of which fills a vector; one by one where some number is none or infinite.
-  void in_vectors(const T* row, T* values) const {
+  // Of all bins of `rows` rows, each of which fills a vector; one by one where the sum of some is no number, as with NaN it is not.
+  void in_vectors(const T* row, int64_t rows, T* values) const {
     const auto& [starts, sizes, in, out] = bins_[2];
-    for (int64_t bin = 0; bin < out; bin += kLanes<T>) {
-      const int64_t count = std::min<int64_t>(kLanes<T>, out - bin);
-      Vector<T> found[kLanes<T>], zero{};
-      for (int i = 0; i < kLanes<T>; ++i) {
-        const int64_t own = bin + std::min<int64_t>(i, count - 1), start = starts[own], last = start + sizes[own] - kLanes<T>;
-        // The last vector has some of the one before, too.
-        Vector<T> best = load(row + last), own_zero = best * T{0};
-        for (int64_t at = start; at < last; at += kLanes<T>) {
-          const Vector<T> other = load(row + at);
-          best = greater<T>(best, other), own_zero += other * T{0};
+    Place place{row, 0};
+    const auto next = [&, in = in, out = out](Place& at) {
+      if (++at.bin == out) at = {at.row + in, 0};
+    };
+    for (int64_t done = 0; done < rows * out; done += kLanes<T>) {
+      const int64_t count = std::min<int64_t>(kLanes<T>, rows * out - done);
+      Place again = place;
+      Vector<T> found[kLanes<T>], sums{};
+      std::fill(found + count, found + kLanes<T>, sums);
+      for (int64_t i = 0; i < count; ++i, next(place)) {
+        const T* at = place.row + starts[place.bin];
+        const T* const last = at + sizes[place.bin] - kLanes<T>;
+        Vector<T> best = broadcast(kLeast), sum{};
+        for (; at < last; at += kLanes<T>) {
+          const Vector<T> other = load(at);
+          best = greater<T>(best, other), sum += other;
         }
-        found[i] = best, zero += own_zero;
+        // The last vector has some of the one before, too.
+        best = greater<T>(best, load(last)), sums += sum + load(last);
+        found[i] = best;
       }
-      if (any<T>(zero != zero))
-        for (int64_t i = 0; i < count; ++i) values[bin + i] = of_row(bin + i, row).value[0];
-      else store_some(values + bin, greatest_lanes<T>(found), count);
+      if (any<T>(sums != sums))
+        for (int64_t i = 0; i < count; ++i, next(again)) values[done + i] = of_row(again.bin, again.row).value[0];
+      else store_some(values + done, greatest_lanes<T>(found), count);
     }
   }
 
@@ -474,8 +494,7 @@ void each_plane(const AllBins& bins, bool beside, int64_t in, int64_t out, int64
     for (int64_t i = 0; i < planes; i += kLanes<T>)
       found.run(x + i * in, std::min<int64_t>(kLanes<T>, planes - i), values + i * out, at(i));
   } else {
-    const BinsOfPlanes<T, placed> found(bins);
-    for (int64_t i = 0; i < planes; ++i) found.run(x + i * in, values + i * out, at(i));
+    BinsOfPlanes<T, placed>(bins).run(x, planes, values, places);
   }
 }
 
