@@ -63,6 +63,8 @@ CASES = {
     "one place an image, in steps": (18, 18, 20, (2, 2), (3, 3), {"padding": 1, "stride": 2}),
     "few places of one image": (33, 33, 7, (2, 3), (3, 3), {"padding": 1, "batch": 1}),
     "one place of a kernel": (18, 18, 5, (1, 1), (3, 5), {"padding": (1, 2)}),
+    "few places, some elements of the kernel outside": (9, 9, 10, (3, 2, 2), (4, 3, 3), {"padding": (1, 2, 1), "stride": 3, "batch": 2}),
+    "few places of long dilated kernels": (5, 5, 9, (70,), (19,), {"padding": 2, "dilation": 3, "stride": 9}),
     "many images of few rows": (17, 17, 20, (3, 2), (5, 3), {"padding": (2, 1), "batch": 17}),
     "whole tiles": (33, 33, 40, (7, 9), (3, 3), {"padding": 1, "batch": 8}),
     "more weights than tiles": (20, 20, 70, (4, 4), (3, 3), {"padding": 1, "batch": 3}),
@@ -74,7 +76,7 @@ CASES = {
 
 
 # That which is chosen, and all others.
-FORMS = ("", "patches", "slabs", "winograd", "outputs", "columns", "channels")
+FORMS = ("", "patches", "slabs", "winograd", "outputs", "columns", "channels", "places")
 
 
 @pytest.mark.parametrize(("channels", "per_group", "outputs", "sizes", "kernel", "options"), CASES.values(), ids=CASES)
@@ -111,21 +113,6 @@ def test_narrow_pieces_of_one_channel_are_rows_of_a_product(sizes, kernel, rng, 
     with lowering(native=True):
         expected = quick_jit(lambda *arrays: slopes(*arrays))(*arrays)
     same(call.compile()(*arrays), expected, 1e-11, 0)
-
-
-@pytest.mark.parametrize(
-    ("shape", "weight", "options"), [((1, 64, 2, 2), (128, 64, 3, 3), {"padding": 1}), ((2, 40, 9), (350, 40, 5), {"stride": 3})]
-)
-def test_patches_of_few_places_are_rows_of_a_product(shape, weight, options, rng, quick_compilation):
-    arrays = [jnp.asarray(rng.standard_normal(size)) for size in (shape, weight, weight[:1])]
-    function = FUNCTIONS[len(shape) - 2]
-    forward = jax.jit(lambda *arrays: function(*arrays, **options)).lower(*arrays).as_text()
-    assert "jnn_conv" not in forward
-    assert "jnn_linear" in forward
-    slopes = _slopes(function, **options)
-    with lowering(native=True):
-        expected = quick_jit(lambda *arrays: slopes(*arrays))(*arrays)
-    same(jax.jit(slopes)(*arrays), expected, 1e-11, 0)
 
 
 def test_a_winograd_convolution_errs_no_more_than_xlas(rng, monkeypatch):

@@ -43,14 +43,11 @@ _FEW_PLACES = 8
 # Of one channel, and fewer along a row than vectors have lanes, pieces are the rows of a matmul: 0.5 to 0.8 of the library's time, of
 # more channels or places 1.1 to 2.
 _NARROW = 8
-# Of so many places in all, and weights of so many numbers, patches are the rows of a matmul that reads each weight once and as it lies:
-# 0.2 to 0.8 of the library's time; of more, putting patches in order takes what that spares.
-# Rows of images smaller than the kernel, which are padding for the most part, count as many times.
-_FEW_ROWS, _MANY_WEIGHTS = 9, 1 << 16
 # Of sequences with steps first so many weights of a tap, or so many steps of all sequences, at most are multiplied as they lie: 0.4 to 0.9
 # of the time; of more, 1 to 1.3 with gradients.
 _FEW_WEIGHTS, _FEW_STEPS = 1 << 14, 1 << 9
-# What the library takes where it can: "patches", "slabs", "winograd", "outputs", "columns" or "channels"; it chooses where there is none.
+# What the library takes where it can: "patches", "slabs", "winograd", "outputs", "columns", "places" or "channels"; it chooses where
+# there is none.
 _LIBRARY_FORM = ""
 
 
@@ -266,24 +263,6 @@ def _are_narrow(geometry: Geometry, sizes: Sequence[int], w: Array | Like) -> bo
     return whole and w.shape[1] == 1 and _in_pieces(geometry, w) and all(isinstance(n, int) for n in sizes) and sizes[-1] < _NARROW
 
 
-def _in_rows(geometry: Geometry, x: Array | Like, sizes: Sequence[Any], w: Array | Like) -> bool:
-    """Whether the patches that make an output with spatial ``sizes`` of ``x`` are the rows of a matmul."""
-    if _are_narrow(geometry, sizes, w):
-        return True
-    spatial, kernel = x.shape[2:], w.shape[2:]
-    if geometry.groups > 1 or _LIBRARY_FORM or not all(isinstance(n, int) for n in (x.shape[0], *spatial)):
-        return False
-    rows = x.shape[0] * math.prod(sizes) * math.prod(max(1, k / n) for k, n in zip(kernel, spatial, strict=True))
-    return rows <= _FEW_ROWS and math.prod(w.shape) >= _MANY_WEIGHTS
-
-
-def _rows(geometry: Geometry, x: Array, sizes: Sequence[int], w: Array | Like) -> Array:
-    """The patches, (N * places, elements)."""
-    if _are_narrow(geometry, sizes, w):
-        return _pieces(x, w.shape[2:], sizes)
-    return patches.rows(geometry, x, w.shape[2:])
-
-
 def _pieces(x: Array, kernel: Ints, sizes: Sequence[int]) -> Array:
     """The pieces of images of one channel, (N * places, elements)."""
     n, axes = len(kernel), [(s, k) for s, k in zip(sizes, kernel, strict=True)]
@@ -297,8 +276,8 @@ def _value(geometry: Geometry, x: Array, w: Array, *bias: Array) -> Array:
     sizes = geometry.sizes(x.shape[2:], kernel)
     if _is_linear(geometry, x.shape[2:], w):
         return _as_linear(linear.linear, x, w, (x.shape[0], w.shape[0], *sizes), *bias)
-    if _in_rows(geometry, x, sizes, w):
-        y = linear.linear(_rows(geometry, x, sizes, w), w.reshape(w.shape[0], math.prod(w.shape[1:])), *bias)
+    if _are_narrow(geometry, sizes, w):
+        y = linear.linear(_pieces(x, kernel, sizes), w.reshape(w.shape[0], math.prod(w.shape[1:])), *bias)
         return jnp.swapaxes(y.reshape(x.shape[0], math.prod(sizes), w.shape[0]), 1, 2).reshape(x.shape[0], w.shape[0], *sizes)
     return _library_forward(geometry, sizes, x, w, *bias)
 
@@ -314,9 +293,9 @@ def _slope_by_input(geometry: Geometry, g: Array, w: Array, sizes: Ints, *bias: 
 def _slope_by_weight(geometry: Geometry, g: Array, x: Array, w: Array | Like) -> Array:
     if _is_linear(geometry, x.shape[2:], w):
         return _as_linear(linear.by_weight, g, x, w.shape)
-    if _in_rows(geometry, x, g.shape[2:], w):
+    if _are_narrow(geometry, g.shape[2:], w):
         slopes = jnp.moveaxis(g, 1, -1).reshape(g.shape[0] * math.prod(g.shape[2:]), g.shape[1])
-        return linear.by_weight(slopes, _rows(geometry, x, g.shape[2:], w)).reshape(w.shape)
+        return linear.by_weight(slopes, _pieces(x, w.shape[2:], g.shape[2:])).reshape(w.shape)
     return _library_by_weight(geometry, w.shape[2:], g, x)
 
 

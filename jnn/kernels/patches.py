@@ -77,13 +77,6 @@ def by_weight(geometry: Geometry, g: Array, x: Array, kernel: Ints) -> Array:
     return jnp.moveaxis(stored(_products(columns, g, range(1 + n, columns.ndim), range(1, g.ndim)), always=True), -1, 0)
 
 
-def rows(geometry: Geometry, x: Array, kernel: Ints) -> Array:
-    """The patches as rows, (N * places, C * elements of the kernel)."""
-    columns, n = _columns(x, geometry=geometry, kernel=kernel, images_first=True), len(kernel)
-    places = jnp.moveaxis(columns, range(2 + n, 2 + 2 * n), range(1, 1 + n))
-    return places.reshape(math.prod(places.shape[: 1 + n]), math.prod(places.shape[1 + n :]))
-
-
 def _by_image(batch: int, sizes: Ints, outputs: int) -> bool:
     """Whether each image has a matmul of its own. The weight, repeated for each, is then no larger than the patches."""
     return batch != 1 and count(sizes) >= max(_MANY_PLACES, outputs)

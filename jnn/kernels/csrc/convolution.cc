@@ -13,6 +13,7 @@
 #include "outputs.h"
 #include "parallel.h"
 #include "patches.h"
+#include "places.h"
 #include "slabs.h"
 #include "winograd.h"
 #include "winograd_weight.h"
@@ -36,6 +37,9 @@ constexpr int64_t kChannels = 16, kVectors = 3, kVectorsOfInputs = 4, kOutputsOf
 // is not.
 constexpr int64_t kOutputs = 8, kOutputsOfWeights = 2, kIdle = 4;
 
+// Gradients by weights of so many outputs at least are products with what so few places read. Images smaller than the kernel, which are
+// padding for the most part, have as many times more.
+constexpr int64_t kOutputsOfPlaces = 8, kPlaces = 64;
 // Of one channel and so many offsets of the kernel at most, a gradient by the weight is too narrow for lanes that are its columns.
 constexpr size_t kFewTaps = 32;
 
@@ -63,10 +67,11 @@ bool by_winograd(const Choice& choice, const Channels& c, const Grid& grid, bool
   return choice.allows("winograd", enough && fewer);
 }
 
-// Whether lanes are outputs, of all grids, or columns are added up, of the convolution whose gradient they are.
+// Whether lanes are outputs, of all grids, or columns are added up, of the convolution whose gradient they are, or what places read is put
+// in rows.
 template <class T>
 struct Chosen {
-  bool outputs, columns;
+  bool outputs, columns, places;
 
   Chosen(const Channels& c, const std::vector<Grid>& grids, const Grid* whole) {
     double own = Costs<T>(c, grids[0]).outputs_read(), others = 0;
@@ -77,6 +82,7 @@ struct Chosen {
     }
     outputs = own < others;
     columns = whole && Costs<T>(c, *whole).columns() < std::min(own, others);
+    places = !whole && c.groups == 1 && Costs<T>(c, grids[0]).places() < std::min(own, others);
   }
 };
 
@@ -94,6 +100,7 @@ void convolve(Pool& pool, const Choice& choice, Channels c, std::vector<Grid> gr
   if (read && by_channel<T>(choice, c, kOutputs)) return depthwise::convolve(pool, c, grids, x, w, bias, y);
   const Chosen<T> chosen(c, grids, whole);
   if (whole && choice.allows("columns", chosen.columns)) return columns::convolve(pool, c, *whole, x, w, bias, y);
+  if (!whole && choice.allows("places", chosen.places)) return places::convolve(pool, c, grids[0], x, w, bias, y);
   if (read && choice.allows("outputs", chosen.outputs)) return outputs::convolve(pool, c, grids, x, w, bias, y);
   for (const Grid& own : grids) {
     const Grid grid = own.flattened();
@@ -103,12 +110,20 @@ void convolve(Pool& pool, const Choice& choice, Channels c, std::vector<Grid> gr
   }
 }
 
+bool by_places(const Channels& c, const Grid& grid) {
+  double places = c.batch * product(grid.places);
+  const Reach reach(grid);
+  for (int d = 0; d < 3; ++d) places *= std::max(1.0, double(reach.input({1, 1, 1})[d]) / grid.in[d]);
+  return c.groups == 1 && c.out >= kOutputsOfPlaces && places <= kPlaces;
+}
+
 template <class T>
 void correlate(Pool& pool, const Choice& choice, const Channels& c, const Grid& own, const T* g, const T* x, T* w) {
   if (by_channel<T>(choice, c, kOutputsOfWeights)) return depthwise::correlate(pool, c, own, g, x, w);
   const bool enough = c.in >= kVectorsOfInputs * kLanes<T> && c.out >= kOutputsOfInputs;
   if (own.taps.size() == 9 && by_winograd(choice, c, own, enough, kLeastTilesOfGradients))
     return winograd::correlate(pool, c, own, g, x, w);
+  if (choice.allows("places", by_places(c, own))) return places::correlate(pool, c, own, g, x, w);
   const Grid grid = own.flattened();
   const bool few = c.groups > 1 ? c.in < kLanes<T> : c.in == 1 && grid.taps.size() <= kFewTaps;
   choice.allows("slabs", few) ? slabs::correlate(pool, c, grid, g, x, w) : correlation::correlate(pool, c, grid, g, x, w);

@@ -13,8 +13,11 @@
 #include <cstdint>
 #include <set>
 
+#include "affine.h"
 #include "columns.h"
 #include "geometry.h"
+#include "matrices.h"
+#include "places.h"
 #include "products.h"
 #include "transpose.h"
 #include "vector.h"
@@ -63,6 +66,18 @@ class Costs {
            (c_.batch * product(grid_.places) * (inside * (0.55 * in * out + 4.5 * vectors(in)) + 45.0 * out) + 11.0 * in * taps() * out);
   }
   double outputs_read() const { return c_.groups * c_.in * (27.0 * c_.batch * read() + 16.0 * c_.kernel()); }
+
+  // Rows that are gathered line by line, and products of them with weights as they lie or, of many, in order.
+  double places() const {
+    const int64_t rows = c_.batch * product(grid_.places), depth = c_.in * c_.kernel();
+    const double sums = double(rows) * c_.out, gathered = places::Rows<T>(c_, grid_, c_.kernel()).cost();
+    const Parts tiles(rows, kStandingRows);
+    const double products =
+        affine::by_rows(rows, c_.out, depth)
+            ? sums * (1.4 * depth / kTileColumns<T> + 11.0)
+            : depth * (0.95 * tile_cycles(tiles.size(tiles.parts - 1)) * tiles.parts * Panels<T>{c_.out}.count() + 0.5 * c_.out);
+    return c_.groups * (rows * c_.in * gathered + products + 1.8 * sums);
+  }
 
   // Of a gradient by the input, for the grid of the convolution: products, places that are added where they belong, and what is packed.
   double columns() const {
