@@ -40,8 +40,8 @@ constexpr int64_t kOutputs = 8, kOutputsOfWeights = 2, kIdle = 4;
 // Gradients by weights of so many outputs at least are products with what so few places read. Images smaller than the kernel, which are
 // padding for the most part, have as many times more.
 constexpr int64_t kOutputsOfPlaces = 8, kPlaces = 64;
-// Of one channel and so many offsets of the kernel at most, a gradient by the weight is too narrow for lanes that are its columns.
-constexpr size_t kFewTaps = 32;
+// Of one channel, a gradient by the weight of so few numbers, of many images or of one, is too narrow for lanes that are its columns.
+constexpr int64_t kFewWeights = 400, kFewWeightsOfOne = 1600;
 
 // The form that is taken where it can be, or none; and whether Winograd's algorithm is barred.
 struct Choice {
@@ -125,7 +125,8 @@ void correlate(Pool& pool, const Choice& choice, const Channels& c, const Grid& 
     return winograd::correlate(pool, c, own, g, x, w);
   if (choice.allows("places", by_places(c, own))) return places::correlate(pool, c, own, g, x, w);
   const Grid grid = own.flattened();
-  const bool few = c.groups > 1 ? c.in < kLanes<T> : c.in == 1 && grid.taps.size() <= kFewTaps;
+  const bool few =
+      c.groups > 1 ? c.in < kLanes<T> : c.in == 1 && c.out * int64_t(grid.taps.size()) <= (c.batch > 1 ? kFewWeights : kFewWeightsOfOne);
   choice.allows("slabs", few) ? slabs::correlate(pool, c, grid, g, x, w) : correlation::correlate(pool, c, grid, g, x, w);
 }
 

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 namespace jnn {
@@ -127,14 +128,14 @@ struct Geometry {
   // All taps of the kernel, whose offsets `offset` gives by dimension, where it gives any.
   template <class Offset>
   std::vector<Tap> taps(const Offset& offset) const {
+    std::vector<std::pair<int64_t, int64_t>> reached[3];
+    for (int d = 0; d < 3; ++d)
+      for (int64_t k = 0, at; k < kernel[d]; ++k)
+        if (offset(d, k, &at)) reached[d].push_back({k, at});
     std::vector<Tap> found;
-    for (int64_t index = 0; index < product(kernel); ++index) {
-      const Ints at{index / (kernel[1] * kernel[2]), index / kernel[2] % kernel[1], index % kernel[2]};
-      Tap tap{{0, 0, 0}, index};
-      bool reached = true;
-      for (int d = 0; d < 3; ++d) reached = offset(d, at[d], &tap.offset[d]) && reached;
-      if (reached) found.push_back(tap);
-    }
+    for (const auto& [z, depth] : reached[0])
+      for (const auto& [y, row] : reached[1])
+        for (const auto& [x, column] : reached[2]) found.push_back({{depth, row, column}, (z * kernel[1] + y) * kernel[2] + x});
     return found;
   }
 
