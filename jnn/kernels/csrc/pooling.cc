@@ -306,24 +306,24 @@ class BinsOfPlanes {
     }
   }
 
-  // Values of columns, row by row as they lie; false if that is not asked for, of too few rows, or not right as some number is none or
-  // infinite.
+  // Values of columns, row by row as they lie; false if that is not asked for, of too few rows, or not right as the sum of some is no
+  // number, as with NaN it is not.
   bool by_row(int64_t depth_bin, int64_t row_bin, const T* x) const {
     const auto& [depths, rows, columns] = bins_;
     if (placed || depths.sizes[depth_bin] * rows.sizes[row_bin] < kManyRows) return false;
     T* best = values_.get();
-    Vector<T> zero{};
+    Vector<T> sum{};
     bool first = true;
     for (int64_t d = depths.starts[depth_bin]; d < depths.starts[depth_bin] + depths.sizes[depth_bin]; ++d)
       for (int64_t r = rows.starts[row_bin]; r < rows.starts[row_bin] + rows.sizes[row_bin]; ++r, first = false) {
         const T* row = x + (d * rows.in + r) * columns.in;
         vectors<T>(columns.in, [&](int64_t at, auto, auto lanes) {
           const Vector<T> other = lanes.load(row + at);
-          zero += other * T{0};
+          sum += other;
           store(best + at, first ? other : greater<T>(load(best + at), other));
         });
       }
-    return !any<T>(zero != zero);
+    return !any<T>(sum != sum);
   }
 
   // Of all bins of `rows` rows, each of which fills a vector; one by one where the sum of some is no number, as with NaN it is not.
