@@ -56,6 +56,11 @@ class ByRow {
 
   // Of the row that has most.
   int64_t most() const { return most_; }
+  // The first row from `row` on, up to `end`, that has any or, not `any`, has none.
+  int64_t next(int64_t row, int64_t end, bool any) const {
+    while (row < end && (bounds_[row] < bounds_[row + 1]) != any) ++row;
+    return row;
+  }
   Terms<T> terms() const { return {{bounds_.get(), 0, 0, 1}, places_.get(), weights_.get(), kNone}; }
 
  private:
@@ -80,6 +85,14 @@ class ByRow {
   Memory<T> weights_;
 };
 
+// Zeros, `past` the cache or not, whose lines need not be those of rows.
+template <class T>
+void clear(T* from, T* to, bool past) {
+  T* const line = past ? std::min(to, from + -(reinterpret_cast<uintptr_t>(from) / sizeof(T)) % kLanes<T>) : to;
+  std::fill(from, line, T{0});
+  vectors<T>(to - line, [&](int64_t at, auto, auto lanes) { lanes.store(line + at, Vector<T>{}, true); });
+}
+
 // Each row is written once, with the sum over its entries: most rows of an embedding have none.
 template <class T>
 void scatter_rows(Pool& pool, const Problem<T>& problem, const T* g, T* x) {
@@ -96,7 +109,14 @@ void scatter_rows(Pool& pool, const Problem<T>& problem, const T* g, T* x) {
       const int64_t column = columns.begin(task / rows.parts), row = task % rows.parts;
       const Rows<const T> from{g + n * problem.places * width + column, problem.places, width};
       const Rows<T> to{x + n * count * width + column, count, width};
-      gather(sorted.terms(), columns.size(task / rows.parts), rows.begin(row), rows.begin(row + 1), from, from.data, to, past);
+      const int64_t begin = rows.begin(row), end = rows.begin(row + 1);
+      if (columns.parts > 1) return gather(sorted.terms(), columns.size(task / rows.parts), begin, end, from, from.data, to, past);
+      for (int64_t at = begin; at < end;) {
+        const int64_t some = sorted.next(at, end, true), none = sorted.next(some, end, false);
+        clear(to.at(at), to.at(some), past);
+        gather(sorted.terms(), width, some, none, from, from.data, to, past);
+        at = none;
+      }
     });
   }
 }
