@@ -37,6 +37,8 @@ constexpr int64_t kChannels = 16, kVectors = 3, kVectorsOfInputs = 4, kOutputsOf
 // is not.
 constexpr int64_t kOutputs = 8, kOutputsOfWeights = 2, kIdle = 4;
 
+// What more places read is not put in rows: it would fill memory, and what that costs was fitted to no more.
+constexpr int64_t kMostPlaces = 256;
 // Gradients by weights of so many outputs at least are products with what so few places read. Images smaller than the kernel, which are
 // padding for the most part, have as many times more.
 constexpr int64_t kOutputsOfPlaces = 8, kPlaces = 64;
@@ -82,7 +84,8 @@ struct Chosen {
     }
     outputs = own < others;
     columns = whole && Costs<T>(c, *whole).columns() < std::min(own, others);
-    places = !whole && c.groups == 1 && Costs<T>(c, grids[0]).places() < std::min(own, others);
+    places = !whole && c.groups == 1 && c.batch * product(grids[0].places) <= kMostPlaces &&
+             Costs<T>(c, grids[0]).places() < std::min(own, others);
   }
 };
 
