@@ -53,8 +53,7 @@ class Product {
         depth_(depth),
         pitch_(a.across ? std::min<int64_t>(a.rows, kMost) * depth + kLanes<T> : 0),
         tiles_(a.rows, a.across ? kMost : kStandingRows),
-        slabs_(
-            Parts::shared(tiles_.parts, std::clamp((tiles_.parts - 1) / (kTasksAThread * threads) + 1, int64_t{1}, kTilesAtOnce), threads)),
+        slabs_(Parts::shared(tiles_.parts, tiles_at_once(threads), threads)),
         panels_{b.rows},
         past_(depth <= kDepth && b.rows % kLanes<T> == 0 && past_cache<T>(a.rows * b.rows)),
         bias_(bias, 1, panels_),
@@ -95,6 +94,10 @@ class Product {
 
  private:
   static constexpr int kMost = kRowsOf<kTileVectors>;
+
+  int64_t tiles_at_once(int64_t threads) const {
+    return std::clamp((tiles_.parts - 1) / (kTasksAThread * threads) + 1, int64_t{1}, kTilesAtOnce);
+  }
 
   // Some terms of tiles, all of which stand in the same lines, and their sums. What is written behind a term is overwritten.
   void across(int64_t first, int64_t last, int64_t k, int64_t terms, const T* a, T* to) const {
