@@ -41,7 +41,7 @@ _LONG_ROW, _LONG_ROW_IN_STEPS, _SHUFFLED, _SHORT_IN_TWOS, _SHORT_IN_STEPS = 8, 2
 _FEW_WINDOWS, _LONG_ALONE, _LONG_IN_PLANES = 14, 10, 3
 # Of those that overlap along more axes than one the library takes 0.4 to 1.1 of the time of slices where there are so many along a row and
 # some are of padding; else 0.7 to 3.4.
-_MANY_OVERLAPPING = 8
+_MANY_OVERLAPPING = 9
 # Sums over so many places in steps of one are of shifted rows: 0.35 to 0.9 of the time of slices of a padded one, of 15 places 2.8.
 _SHORT = 9
 
