@@ -113,6 +113,7 @@ void convolve(Pool& pool, const Choice& choice, Channels c, std::vector<Grid> gr
   }
 }
 
+// Whether a gradient by the weight is a product with what places read.
 bool by_places(const Channels& c, const Grid& grid) {
   double places = c.batch * product(grid.places);
   const Reach reach(grid);

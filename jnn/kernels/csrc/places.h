@@ -85,17 +85,15 @@ class Rows {
 
   void transpose_places(Pool& pool, const T* x, T* to) const {
     const Grid flat = grid_.flattened();
-    const auto [depths, rows, columns] = flat.places;
-    const auto [z, y, first] = flat.taps[0].offset;
-    const int64_t size = product(flat.in), of_image = depths * rows;
-    by_task(pool, c_.batch * of_image, c_.in * columns, 1,
-            [&, z = z, y = y, first = first, rows = rows, columns = columns](int64_t begin, int64_t end) {
-              for (int64_t i = begin; i < end; ++i) {
-                const int64_t depth = z + i % of_image / rows * flat.in_step[0], row = y + i % rows * flat.in_step[1];
-                const T* from = x + i / of_image * c_.groups * c_.in * size + (depth * flat.in[1] + row) * flat.in[2] + first;
-                transpose(from, size, c_.in, columns, to + i * columns * c_.in, c_.in, flat.in_step[2]);
-              }
-            });
+    const Ints& offset = flat.taps[0].offset;
+    const int64_t size = product(flat.in), rows = flat.places[1], columns = flat.places[2], of_image = flat.places[0] * rows;
+    by_task(pool, c_.batch * of_image, c_.in * columns, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t depth = offset[0] + i % of_image / rows * flat.in_step[0], row = offset[1] + i % rows * flat.in_step[1];
+        const T* from = x + i / of_image * c_.groups * c_.in * size + (depth * flat.in[1] + row) * flat.in[2] + offset[2];
+        transpose(from, size, c_.in, columns, to + i * columns * c_.in, c_.in, flat.in_step[2]);
+      }
+    });
   }
 
   void gather(int64_t place, int64_t channel, int64_t channels, const T* x, T* to) const {

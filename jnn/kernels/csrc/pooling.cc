@@ -488,11 +488,10 @@ ffi::Error maxima(Pool pool, Span size, Span stride, Span dilation, Span before,
 // The maxima over bins of planes of `in` numbers, `out` for each.
 template <class T, bool placed>
 void each_plane(const AllBins& bins, bool beside, int64_t in, int64_t out, int64_t planes, const T* x, T* values, int32_t* places) {
-  const auto at = [&](int64_t plane) { return placed ? places + plane * out : nullptr; };
   if (beside) {
     const BinsBySide<T, placed> found(bins);
     for (int64_t i = 0; i < planes; i += kLanes<T>)
-      found.run(x + i * in, std::min<int64_t>(kLanes<T>, planes - i), values + i * out, at(i));
+      found.run(x + i * in, std::min<int64_t>(kLanes<T>, planes - i), values + i * out, places + (placed ? i * out : 0));
   } else {
     BinsOfPlanes<T, placed>(bins).run(x, planes, values, places);
   }

@@ -158,9 +158,11 @@ inline void store_masked(T* to, Vector<T> v, Mask mask, int64_t step) {
   for (; mask; mask &= mask - 1) to[__builtin_ctz(mask) * step] = lanes[__builtin_ctz(mask)];
 }
 
-// from[i] in the lanes of one mask, 0 in others of the other, to to[i], of so few that half a vector has them: 0.4 to 0.6 of the time.
+// So many numbers are moved by half a vector, where there is one: 0.4 to 0.6 of the time.
 template <class T>
 constexpr int64_t kFewLanes = kLanes<T> / 2;
+
+// To the first kFewLanes lanes of a mask from[i], or 0 in those that are not to be read; others are not written.
 template <class T>
 inline void copy_few(const T* from, Mask read, T* to, Mask written) {
 #if defined(__AVX512F__)
