@@ -249,18 +249,13 @@ def _as_linear(product: Callable[..., Array], a: Array, b: Array, shape: Sequenc
     return product(a.reshape(a.shape[0], -1), b.reshape(b.shape[0], -1), *bias).reshape(shape)
 
 
-def _in_pieces(geometry: Geometry, w: Array | Like) -> bool:
-    """Whether outputs read pieces of the input that do not overlap, of few channels and many places: its gradient is a matmul and a
-    transposition."""
-    kernel = tuple(w.shape[2:])
-    pieces = kernel == geometry.stride and math.prod(kernel) > _FEW_PLACES
-    return pieces and w.shape[1] < _CHANNELS and geometry.groups == 1 and not _LIBRARY_FORM
-
-
 def _are_narrow(geometry: Geometry, sizes: Sequence[int], w: Array | Like) -> bool:
-    """Whether an output with spatial ``sizes``, none left open, has so few pieces along a row, of one channel and nothing around it."""
-    whole = geometry.padding == ((0, 0),) * len(sizes) and max(geometry.dilation) == 1
-    return whole and w.shape[1] == 1 and _in_pieces(geometry, w) and all(isinstance(n, int) for n in sizes) and sizes[-1] < _NARROW
+    """Whether outputs with spatial ``sizes``, none left open, read pieces of one channel that do not overlap, with nothing around them,
+    many places each and few of them along a row."""
+    kernel = tuple(w.shape[2:])
+    pieces = kernel == geometry.stride and math.prod(kernel) > _FEW_PLACES and geometry.padding == ((0, 0),) * len(sizes)
+    one = w.shape[1] == geometry.groups == max(geometry.dilation) == 1 and not _LIBRARY_FORM
+    return pieces and one and all(isinstance(n, int) for n in sizes) and sizes[-1] < _NARROW
 
 
 def _pieces(x: Array, kernel: Ints, sizes: Sequence[int]) -> Array:
@@ -285,8 +280,6 @@ def _value(geometry: Geometry, x: Array, w: Array, *bias: Array) -> Array:
 def _slope_by_input(geometry: Geometry, g: Array, w: Array, sizes: Ints, *bias: Array) -> Array:
     if _is_linear(geometry, sizes, w):
         return _plus(_as_linear(linear.by_input, g, w, (g.shape[0], w.shape[1], *sizes)), *bias)
-    if _in_pieces(geometry, w):
-        return _plus(_by_input(geometry, g, w, sizes), *bias)
     return _library_by_input(geometry, sizes, g, w, *bias)
 
 

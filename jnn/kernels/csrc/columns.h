@@ -12,6 +12,7 @@
 #include "memory.h"
 #include "parallel.h"
 #include "products.h"
+#include "tasks.h"
 #include "vector.h"
 
 namespace jnn::columns {
@@ -36,7 +37,7 @@ double cost(const Channels& c, const Grid& grid, bool across) {
 
 template <class T>
 bool across(const Channels& c, const Grid& grid) {
-  return c.in * c.in_stride <= std::numeric_limits<int32_t>::max() && cost<T>(c, grid, true) < cost<T>(c, grid, false);
+  return (c.out == 1 || c.out_stride == c.kernel()) && c.in * c.in_stride <= std::numeric_limits<int32_t>::max() && cost<T>(c, grid, true) < cost<T>(c, grid, false);
 }
 
 template <class T>
@@ -49,6 +50,7 @@ class Convolution {
         bias_(bias),
         images_(images_at_once(c, grid)),
         blocks_(c.batch, images_),
+        run_(c.out_stride == c.kernel() ? c.out * c.kernel() : c.kernel()),
         across_(across<T>(c, grid)),
         packed_(!across_ || images_ > 1),
         pitch_(whole<T>(images_ * product(grid.places))) {
@@ -56,18 +58,53 @@ class Convolution {
   }
 
   void run(Pool& pool, const T* from, const T* w, T* to) const {
-    const int64_t units = blocks_.parts * c_.groups, wanted = kTasksAThread * pool.num_threads();
-    const auto inputs = memory<T>(packed_ ? units * input() : 0);
-    if (packed_) parallel(pool, units, [&](int64_t unit) { pack(unit, from, inputs.get() + unit * input()); });
+    const int64_t units = blocks_.parts * c_.groups, wanted = kTasksAThread * pool.num_threads(), size = c_.kernel() * pitch_;
+    // Of outputs too few for all threads, places are shared out.
+    const Parts tiles(pitch_ / kLanes<T>, kTileVectors);
+    const bool few = !across_ && c_.out * units < wanted && c_.out < tiles.parts;
     const int64_t least = across_ ? std::min(c_.out, kTileColumns<T> / c_.kernel() + 1) : 1;
-    const Parts outputs(c_.out, std::clamp(std::min(kMost / (c_.kernel() * pitch_), c_.out * units / wanted), least, c_.out));
+    const Parts outputs(c_.out, few ? c_.out : std::clamp(std::min(kMost / size, c_.out * units / wanted), least, c_.out));
+    // What one task alone reads it puts in order itself.
+    const bool packed = packed_ && (few || outputs.parts > 1), ordered = !across_ && (few || blocks_.parts > 1);
+    const auto inputs = memory<T>(packed ? units * input() : 0), factors = memory<T>(ordered ? c_.groups * c_.out * depth() : 0);
+    const auto inputs_of = [&](int64_t unit) { return inputs.get() + unit * input(); };
+    const auto factors_of = [&](int64_t group, int64_t output) { return factors.get() + (group * c_.out + output) * depth(); };
+    if (packed)
+      by_task(pool, units * c_.in, pitch_, 1, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin, last; i < end; i = last) {
+          const int64_t unit = i / c_.in;
+          last = std::min(end, (unit + 1) * c_.in);
+          pack(unit, {i - unit * c_.in, last - unit * c_.in}, from, inputs_of(unit));
+        }
+      });
+    if (ordered)
+      parallel(pool, c_.groups * outputs.parts, [&](int64_t task) {
+        const int64_t group = task / outputs.parts, part = task % outputs.parts;
+        order(w + group * c_.group_stride, outputs.begin(part), outputs.size(part), factors_of(group, outputs.begin(part)));
+      });
+    if (few) {
+      const auto columns = memory<T>(units * c_.out * size);
+      const Parts shares(tiles.parts, (tiles.parts * units + wanted - 1) / wanted);
+      parallel(pool, units * shares.parts, [&](int64_t task) {
+        const int64_t unit = task / shares.parts, share = task % shares.parts;
+        const Range own{tiles.begin(shares.begin(share)) * kLanes<T>, tiles.begin(shares.begin(share + 1)) * kLanes<T>};
+        multiply(inputs_of(unit), factors_of(unit % c_.groups, 0), c_.out, own, columns.get() + unit * c_.out * size);
+      });
+      return parallel(pool, units * c_.out, [&](int64_t i) { add(i / c_.out, i % c_.out, columns.get() + i * size, to); });
+    }
     parallel(pool, units * outputs.parts, [&](int64_t task) {
-      const int64_t unit = task / outputs.parts, part = task % outputs.parts, first = outputs.begin(part), count = outputs.size(part);
-      const auto columns = memory<T>(count * c_.kernel() * pitch_);
-      const T* input = packed_ ? inputs.get() + unit * this->input() : image_of(unit, from, 0);
-      const T* weights = w + unit % c_.groups * c_.group_stride;
-      across_ ? multiply_across(input, weights, first, count, columns.get()) : multiply(input, weights, first, count, columns.get());
-      for (int64_t i = 0; i < count; ++i) add(unit, first + i, columns.get() + i * c_.kernel() * pitch_, to);
+      const int64_t unit = task / outputs.parts, first = outputs.begin(task % outputs.parts), count = outputs.size(task % outputs.parts);
+      const int64_t group = unit % c_.groups;
+      const T* weights = w + group * c_.group_stride;
+      const bool packs = packed_ && !packed, orders = !across_ && !ordered;
+      const auto input = memory<T>(packs ? this->input() : 0), own = memory<T>(orders ? count * depth() : 0);
+      if (packs) pack(unit, {0, c_.in}, from, input.get());
+      if (orders) order(weights, first, count, own.get());
+      const T* in = packed ? inputs_of(unit) : packs ? input.get() : image_of(unit, from, 0);
+      const auto columns = memory<T>(count * size);
+      across_ ? multiply_across(in, weights, first, count, columns.get())
+              : multiply(in, orders ? own.get() : factors_of(group, first), count, {0, pitch_}, columns.get());
+      for (int64_t i = 0; i < count; ++i) add(unit, first + i, columns.get() + i * size, to);
     });
   }
 
@@ -82,31 +119,46 @@ class Convolution {
     return from + ((first_image(unit) + i) * c_.groups + unit % c_.groups) * c_.in * product(grid_.places);
   }
 
-  void pack(int64_t unit, const T* from, T* to) const {
+  void pack(int64_t unit, const Range& channels, const T* from, T* to) const {
     const int64_t places = product(grid_.places);
     for (int64_t i = 0; i < images(unit); ++i) {
       const T* own = image_of(unit, from, i);
-      for (int64_t channel = 0; channel < c_.in; ++channel) copy_short(own + channel * places, places, to + channel * pitch_ + i * places);
+      for (int64_t channel = channels.begin; channel < channels.end; ++channel)
+        copy_short(own + channel * places, places, to + channel * pitch_ + i * places);
     }
   }
 
-  // The columns of some outputs, from the `first` on, (outputs * kernel, pitch).
-  void multiply(const T* input, const T* w, int64_t first, int64_t outputs, T* columns) const {
+  // What the columns of an output are products with.
+  int64_t depth() const { return c_.kernel() * c_.in; }
+
+  // The weights of some outputs, by tile, of the rows of each by input channel. What is written behind a run is overwritten.
+  void order(const T* w, int64_t first, int64_t outputs, T* to) const {
     const Parts rows(outputs * c_.kernel(), kMostRows);
-    const auto factors = memory<T>(c_.in * kMostRows);
-    w += first * c_.kernel();
+    for (int64_t r = 0; r < rows.parts; ++r) {
+      const int64_t begin = first * c_.kernel() + rows.begin(r), end = begin + rows.size(r);
+      const T *from = w, *behind = to + c_.in * rows.size(r);
+      for (int64_t channel = 0; channel < c_.in; ++channel, from += c_.in_stride)
+        for (int64_t row = begin, run; row < end; row += run, to += run) {
+          run = std::min({(row / run_ + 1) * run_ - row, end - row, int64_t{kLanes<T>}});
+          store_some(to, load_some(from + row / run_ * c_.out_stride + row % run_, run), behind - to < kLanes<T> ? run : kLanes<T>);
+        }
+    }
+  }
+
+  // The columns of some outputs, (outputs * kernel, pitch), in a range of places.
+  void multiply(const T* input, const T* factors, int64_t outputs, const Range& own, T* columns) const {
+    const Parts rows(outputs * c_.kernel(), kMostRows);
     for (int64_t r = 0; r < rows.parts; ++r) {
       const int64_t begin = rows.begin(r), count = rows.size(r);
-      for (int64_t channel = 0; channel < c_.in; ++channel)
-        copy_short(w + channel * c_.in_stride + begin, count, factors.get() + channel * count);
-      for (int64_t j = 0; j < pitch_; j += kTileColumns<T>) {
-        const auto& tiles = pitch_ - j > kLanes<T> ? kTiles<T> : kNarrowTiles<T>;
-        tiles[count - 1](c_.in, factors.get(), count, input + j, offsets_.data(), columns + begin * pitch_ + j, pitch_, false, nullptr);
+      for (int64_t j = own.begin; j < own.end; j += kTileColumns<T>) {
+        const auto& tiles = own.end - j > kLanes<T> ? kTiles<T> : kNarrowTiles<T>;
+        T* to = columns + begin * pitch_ + j;
+        tiles[count - 1](c_.in, factors + begin * c_.in, count, input + j, offsets_.data(), to, pitch_, false, nullptr);
       }
     }
   }
 
-  // The same by products (places, columns), which are transposed.
+  // The same, of all places, by products (places, columns), which are transposed.
   void multiply_across(const T* input, const T* w, int64_t first, int64_t outputs, T* columns) const {
     const int64_t size = outputs * c_.kernel(), width = whole<T>(size), begin = first * c_.kernel(), step = packed_ ? pitch_ : all_places();
     // Of as many channels the vectors of weights are no longer than all of them; others are copied.
@@ -161,6 +213,8 @@ class Convolution {
   const T* bias_;
   const int64_t images_;
   const Parts blocks_;
+  // So many columns of an input channel's weights stand side by side.
+  const int64_t run_;
   // Inputs that are read one by one, of one image, are so where they are.
   const bool across_, packed_;
   const int64_t pitch_;

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <limits>
+#include <optional>
 #include <string_view>
 
 #include "buffers.h"
@@ -69,23 +71,25 @@ bool by_winograd(const Choice& choice, const Channels& c, const Grid& grid, bool
   return choice.allows("winograd", enough && fewer);
 }
 
-// Whether lanes are outputs, of all grids, or columns are added up, of the convolution whose gradient they are, or what places read is put
-// in rows.
+// Whether columns are added up, of the convolution whose gradient by the input this is, what places read is put in rows, or lanes are
+// outputs, of all grids.
 template <class T>
 struct Chosen {
-  bool outputs, columns, places;
+  bool columns, places, outputs;
 
-  Chosen(const Channels& c, const std::vector<Grid>& grids, const Grid* whole) {
+  Chosen(const Channels& c, const std::vector<Grid>& grids, const Grid* spread, bool forward) {
     double own = Costs<T>(c, grids[0]).outputs_read(), others = 0;
     for (const Grid& grid : grids) {
       const Grid flat = grid.flattened();
       const Costs<T> costs(c, flat);
       own += Costs<T>(c, grid).outputs(), others += std::min(costs.slabs(), costs.patches());
     }
+    const bool few = forward && c.groups == 1 && c.batch * product(grids[0].places) <= kMostPlaces;
+    const double none = std::numeric_limits<double>::infinity(), in_rows = few ? Costs<T>(c, grids[0]).places() : none,
+                 added = spread ? Costs<T>(c, *spread).columns() : none;
     outputs = own < others;
-    columns = whole && Costs<T>(c, *whole).columns() < std::min(own, others);
-    places = !whole && c.groups == 1 && c.batch * product(grids[0].places) <= kMostPlaces &&
-             Costs<T>(c, grids[0]).places() < std::min(own, others);
+    columns = added < std::min({own, others, in_rows});
+    places = in_rows < std::min(own, others);
   }
 };
 
@@ -101,8 +105,12 @@ void convolve(Pool& pool, const Choice& choice, Channels c, std::vector<Grid> gr
   const int64_t least = whole ? kLeastTilesOfGradients : kLeastTiles;
   if (grids.size() == 1 && by_winograd(choice, c, grids[0], enough, least)) return winograd::convolve(pool, c, grids[0], x, w, bias, y);
   if (read && by_channel<T>(choice, c, kOutputs)) return depthwise::convolve(pool, c, grids, x, w, bias, y);
-  const Chosen<T> chosen(c, grids, whole);
-  if (whole && choice.allows("columns", chosen.columns)) return columns::convolve(pool, c, *whole, x, w, bias, y);
+  // In steps of one a convolution is the gradient of another.
+  std::optional<Grid> other;
+  if (!whole && c.kernel() > 1 && grids[0].in_step == Ints{1, 1, 1}) other = grids[0].reversed();
+  const Grid* spread = other ? &*other : whole;
+  const Chosen<T> chosen(c, grids, spread, !whole);
+  if (spread && choice.allows("columns", chosen.columns)) return columns::convolve(pool, c, *spread, x, w, bias, y);
   if (!whole && choice.allows("places", chosen.places)) return places::convolve(pool, c, grids[0], x, w, bias, y);
   if (read && choice.allows("outputs", chosen.outputs)) return outputs::convolve(pool, c, grids, x, w, bias, y);
   for (const Grid& own : grids) {

@@ -18,6 +18,7 @@
 #include "columns.h"
 #include "geometry.h"
 #include "matrices.h"
+#include "outputs.h"
 #include "places.h"
 #include "products.h"
 #include "transpose.h"
@@ -57,14 +58,15 @@ class Costs {
                             10.0 * c_.in * read() + in_steps());
   }
 
-  // Products for what is inside the image only, of joined groups; and what grids of one input read once.
+  // Products for what tiles of places have inside the image, of joined groups; and what grids of one input read once.
   double outputs() const {
     const double joined = c_.joined(kLanes<T>), in = c_.in * joined, out = vectors(c_.out * joined);
     double inside = 0;
     for (const Tap& tap : grid_.taps)
       inside += double(grid_.inside(0, tap.offset[0]).size()) / grid_.places[0] * grid_.inside(1, tap.offset[1]).size() / grid_.places[1];
     return c_.groups / joined *
-           (c_.batch * product(grid_.places) * (inside * (0.55 * in * out + 4.5 * vectors(in)) + 45.0 * out) + 11.0 * in * taps() * out);
+           (c_.batch * product(grid_.places) * (0.55 * in * out * terms() + 4.5 * inside * vectors(in) + 45.0 * out) +
+            11.0 * in * taps() * out);
   }
   double outputs_read() const { return c_.groups * c_.in * (27.0 * c_.batch * read() + 16.0 * c_.kernel()); }
 
@@ -80,13 +82,16 @@ class Costs {
     return c_.groups * (rows * c_.in * gathered + products + 1.8 * sums);
   }
 
-  // Of a gradient by the input, for the grid of the convolution: products, places that are added where they belong, and what is packed.
+  // For the grid of the convolution whose gradient by the input this is: products, places that are added where they belong, and what is
+  // packed.
   double columns() const {
-    const double lines = c_.batch * this->lines() * c_.out * c_.kernel();
+    double rows = 0;
+    for (const Tap& tap : grid_.taps) rows += double(grid_.inside(0, tap.offset[0]).size()) * grid_.inside(1, tap.offset[1]).size();
     const double blocks = std::ceil(double(c_.batch) / columns::images_at_once(c_, grid_));
-    const double products = std::min(columns::cost<T>(c_, grid_, false), columns::cost<T>(c_, grid_, true));
-    const double added = grid_.in_step[2] == 1 ? 10.0 * vectors(grid_.places[2]) : 2.0 * grid_.places[2];
-    return c_.groups * (blocks * products + lines * (added + 5.0) + 20.0 * c_.batch * c_.in * vectors(product(grid_.places)));
+    const double products = columns::cost<T>(c_, grid_, columns::across<T>(c_, grid_));
+    const double added = grid_.in_step[2] == 1 ? 9.0 * vectors(grid_.places[2]) : 5.0 + 2.0 * grid_.places[2];
+    return c_.groups * (blocks * products + c_.batch * c_.out * (rows * added + 8.0 * vectors(product(grid_.in))) +
+                        8.0 * c_.batch * c_.in * vectors(product(grid_.places)));
   }
 
  private:
@@ -103,6 +108,32 @@ class Costs {
     if (!grid_.far()) return grid_.in_step[2];
     const int64_t together = std::min<int64_t>(kLanes<T>, grid_.neighbours()[0]);
     return together > kFew ? std::max(1.0, 14.0 / together) : 2.0 * grid_.in_step[2];
+  }
+  // The taps that a place is multiplied for, on the average: those from the first to the last that are inside the image for any of the rows
+  // of a product.
+  double terms() const {
+    std::vector<std::pair<Tap, int64_t>> runs;
+    for (const Tap& tap : grid_.taps) {
+      const bool same = !runs.empty() && runs.back().first.offset[0] == tap.offset[0] && runs.back().first.offset[1] == tap.offset[1];
+      same ? ++runs.back().second : (runs.push_back({tap, 1}), 0);
+    }
+    const double images = std::clamp(outputs::kMost / (product(grid_.places) * c_.in * taps()), 1.0, double(c_.batch));
+    const Parts tiles(lines(), std::max<int64_t>(1, kMostRows / (images * grid_.places[2])));
+    double all = 0;
+    for (int64_t i = 0; i < tiles.parts; ++i) {
+      const int64_t rows = grid_.places[1], first = tiles.begin(i), last = tiles.begin(i + 1) - 1;
+      const bool one = first / rows == last / rows;
+      int64_t from = -1, to = 0, count = 0;
+      for (const auto& [tap, length] : runs) {
+        const bool read = grid_.reads(0, {first / rows, last / rows + 1}, tap.offset[0]) &&
+                          grid_.reads(1, {one ? first % rows : 0, one ? last % rows + 1 : rows}, tap.offset[1]);
+        if (read && from < 0) from = count;
+        count += length;
+        if (read) to = count;
+      }
+      all += double(to - std::max<int64_t>(from, 0)) * tiles.size(i);
+    }
+    return all / lines();
   }
   // What is written number by number.
   double in_steps() const { return grid_.out_step[2] > 1 ? 1.5 * c_.out * product(grid_.places) : 0; }

@@ -62,6 +62,11 @@ struct Grid {
     return {first, std::clamp(offset < in[d] ? (in[d] - 1 - offset) / step + 1 : 0, first, places[d])};
   }
 
+  // Whether of some places along a dimension an offset is inside the input, or between two that are.
+  bool reads(int d, const Range& some, int64_t offset) const {
+    return (some.end - 1) * in_step[d] + offset >= 0 && some.begin * in_step[d] + offset < in[d];
+  }
+
   // Whether a tap is inside the input for all places.
   bool everywhere(const Tap& tap) const {
     for (int d = 0; d < 3; ++d)
@@ -83,6 +88,14 @@ struct Grid {
     for (const Tap& tap : taps)
       if (std::find(found.begin(), found.end(), tap.offset[0]) == found.end()) found.push_back(tap.offset[0]);
     std::sort(found.begin(), found.end());
+    return found;
+  }
+
+  // In steps of one: what a place of the input gives to places.
+  Grid reversed() const {
+    Grid found{in, places, in, in_step, in_step, {0, 0, 0}, taps};
+    for (Tap& tap : found.taps)
+      for (int64_t& at : tap.offset) at = -at;
     return found;
   }
 

@@ -26,9 +26,9 @@ namespace jnn::outputs {
 constexpr int64_t kMost = 1 << 16;
 constexpr int64_t kChannelsAtOnce = 32;
 
-// Neighbours that a place reads, `length` numbers from the first on, which stand at `at` among all that it reads, and their row.
+// Neighbours that a place reads, `length` numbers from the first on, which stand at `at` among all that it reads, and their depth and row.
 struct Run {
-  int64_t from, length, at, row;
+  int64_t from, length, at, depth, row;
 };
 
 // The outputs that are one phase of the stride apart, and what they read.
@@ -165,9 +165,10 @@ class Convolution {
       const Reach& reach = layout_.reach();
       const int64_t from = layout_.at(tap.offset[0] - reach.low(0), tap.offset[1] - reach.low(1), tap.offset[2] - reach.low(2));
       // Rows are apart even where they follow each other: some may be outside the image.
-      const bool next =
-          !phase.runs.empty() && tap.offset[1] == phase.runs.back().row && from == phase.runs.back().from + phase.runs.back().length;
-      if (!next) phase.runs.push_back({from, 0, phase.depth, tap.offset[1]});
+      const auto follows = [&](const Run& last) {
+        return tap.offset[0] == last.depth && tap.offset[1] == last.row && from == last.from + last.length;
+      };
+      if (phase.runs.empty() || !follows(phase.runs.back())) phase.runs.push_back({from, 0, phase.depth, tap.offset[0], tap.offset[1]});
       phase.runs.back().length += c_.in, phase.depth += c_.in;
     }
     panel_ += phase.depth * kTileColumns<T>;
@@ -189,11 +190,11 @@ class Convolution {
   std::pair<int64_t, int64_t> terms(const Slab& slab, const Phase& phase, int64_t begin, int64_t end) const {
     const int64_t rows = slab.size[1], first = begin / slab.size[2] / slab.images, last = (end - 1) / slab.size[2] / slab.images;
     const bool one = first / rows == last / rows;
-    const int64_t low = slab.begin[1] + (one ? first % rows : 0), high = slab.begin[1] + (one ? last % rows : rows - 1);
+    const Range depths{slab.begin[0] + first / rows, slab.begin[0] + last / rows + 1},
+        own{slab.begin[1] + (one ? first % rows : 0), slab.begin[1] + (one ? last % rows + 1 : rows)};
     int64_t from = phase.depth, to = 0;
     for (const Run& run : phase.runs) {
-      const int64_t step = phase.grid.in_step[1];
-      if (high * step + run.row < 0 || low * step + run.row >= phase.grid.in[1]) continue;
+      if (!phase.grid.reads(0, depths, run.depth) || !phase.grid.reads(1, own, run.row)) continue;
       from = std::min(from, run.at), to = std::max(to, run.at + run.length);
     }
     return {std::min(from / kLanes<T> * kLanes<T>, to), to};
