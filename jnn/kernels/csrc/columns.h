@@ -37,7 +37,8 @@ double cost(const Channels& c, const Grid& grid, bool across) {
 
 template <class T>
 bool across(const Channels& c, const Grid& grid) {
-  return (c.out == 1 || c.out_stride == c.kernel()) && c.in * c.in_stride <= std::numeric_limits<int32_t>::max() && cost<T>(c, grid, true) < cost<T>(c, grid, false);
+  return (c.out == 1 || c.out_stride == c.kernel()) && c.in * c.in_stride <= std::numeric_limits<int32_t>::max() &&
+         cost<T>(c, grid, true) < cost<T>(c, grid, false);
 }
 
 template <class T>

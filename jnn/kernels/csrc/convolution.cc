@@ -30,14 +30,15 @@ using Out = ffi::Result<ffi::AnyBuffer>;
 
 // What Winograd's transforms cost, as a factor of its products.
 constexpr double kTransforms = 1.2;
-// Of fewer tiles in all, or of fewer in gradients, the transforms of the weights take longer than what is spared.
-constexpr int64_t kLeastTiles = 10, kLeastTilesOfGradients = 16;
+// Of fewer tiles in all, of fewer in gradients, or of fewer where outputs are few, of which columns are faster, the transforms of the
+// weights take longer than what is spared.
+constexpr int64_t kLeastTiles = 10, kLeastTilesOfGradients = 16, kLeastTilesOfFew = 150, kFewOutputs = 32;
 // From how many channels on they are worth it, and vectors by vectors of them. Those of gradients by the weight are read from the last
 // cache: they take so many vectors of inputs and so many outputs.
 constexpr int64_t kChannels = 16, kVectors = 3, kVectorsOfInputs = 4, kOutputsOfInputs = 24;
-// Up to how many outputs of each channel lanes are channels, and in gradients by the weight; and how many lanes may be idle for each that
-// is not.
-constexpr int64_t kOutputs = 8, kOutputsOfWeights = 2, kIdle = 4;
+// Up to how many outputs of each channel lanes are channels in gradients by the weight, and how many lanes may be idle for each that is
+// not.
+constexpr int64_t kOutputsOfWeights = 2, kIdle = 4;
 
 // What more places read is not put in rows: it would fill memory, and what that costs was fitted to no more.
 constexpr int64_t kMostPlaces = 256;
@@ -55,12 +56,6 @@ struct Choice {
   bool allows(std::string_view name, bool chosen) const { return form.empty() ? chosen : form == name; }
 };
 
-// Whether lanes are groups of one channel, of `most` outputs each; of fewer groups most lanes would be idle.
-template <class T>
-bool by_channel(const Choice& choice, const Channels& c, int64_t most) {
-  return c.in == 1 && choice.allows("channels", c.groups > 1 && c.out <= most && kIdle * c.groups > kLanes<T>);
-}
-
 // Whether Winograd's algorithm is taken where it computes this: it is worth it for `enough` channels and `least` tiles, and where its
 // products, of 4 for an output and not 9, are fewer even with what tiles have beyond the edge.
 bool by_winograd(const Choice& choice, const Channels& c, const Grid& grid, bool enough, int64_t least) {
@@ -71,23 +66,24 @@ bool by_winograd(const Choice& choice, const Channels& c, const Grid& grid, bool
   return choice.allows("winograd", enough && fewer);
 }
 
-// Whether columns are added up, of the convolution whose gradient by the input this is, what places read is put in rows, or lanes are
-// outputs, of all grids.
+// Whether lanes are groups, of one channel each, columns are added up, of the convolution whose gradient by the input this is, what places
+// read is put in rows, or lanes are outputs, of all grids.
 template <class T>
 struct Chosen {
-  bool columns, places, outputs;
+  bool channels, columns, places, outputs;
 
-  Chosen(const Channels& c, const std::vector<Grid>& grids, const Grid* spread, bool forward) {
-    double own = Costs<T>(c, grids[0]).outputs_read(), others = 0;
+  Chosen(const Channels& c, const std::vector<Grid>& grids, const Grid* spread, bool one) {
+    const double none = std::numeric_limits<double>::infinity();
+    double by_channel = c.in == 1 && c.groups > 1 ? 0 : none, own = Costs<T>(c, grids[0]).outputs_read(), others = 0;
     for (const Grid& grid : grids) {
       const Grid flat = grid.flattened();
       const Costs<T> costs(c, flat);
-      own += Costs<T>(c, grid).outputs(), others += std::min(costs.slabs(), costs.patches());
+      by_channel += costs.channels(), own += Costs<T>(c, grid).outputs(), others += std::min(costs.slabs(), costs.patches());
     }
-    const bool few = forward && c.groups == 1 && c.batch * product(grids[0].places) <= kMostPlaces;
-    const double none = std::numeric_limits<double>::infinity(), in_rows = few ? Costs<T>(c, grids[0]).places() : none,
-                 added = spread ? Costs<T>(c, *spread).columns() : none;
+    const bool few = one && c.batch * product(grids[0].places) <= kMostPlaces;
+    const double in_rows = few ? Costs<T>(c, grids[0]).places() : none, added = spread ? Costs<T>(c, *spread).columns() : none;
     outputs = own < others;
+    channels = by_channel < std::min({own, others, in_rows, added});
     columns = added < std::min({own, others, in_rows});
     places = in_rows < std::min(own, others);
   }
@@ -102,16 +98,18 @@ void convolve(Pool& pool, const Choice& choice, Channels c, std::vector<Grid> gr
   if (used) w = used.get();
   const bool read = std::any_of(grids.begin(), grids.end(), [](const Grid& grid) { return !grid.taps.empty(); });
   const bool enough = std::min(c.in, c.out) >= kChannels && c.in * c.out >= kVectors * kLanes<T> * kLanes<T>;
-  const int64_t least = whole ? kLeastTilesOfGradients : kLeastTiles;
+  const int64_t least = c.out < kFewOutputs ? kLeastTilesOfFew : whole ? kLeastTilesOfGradients : kLeastTiles;
   if (grids.size() == 1 && by_winograd(choice, c, grids[0], enough, least)) return winograd::convolve(pool, c, grids[0], x, w, bias, y);
-  if (read && by_channel<T>(choice, c, kOutputs)) return depthwise::convolve(pool, c, grids, x, w, bias, y);
   // In steps of one a convolution is the gradient of another.
   std::optional<Grid> other;
   if (!whole && c.kernel() > 1 && grids[0].in_step == Ints{1, 1, 1}) other = grids[0].reversed();
   const Grid* spread = other ? &*other : whole;
-  const Chosen<T> chosen(c, grids, spread, !whole);
+  // The gradient by the input of a kernel of 1 in steps of one is such a convolution itself.
+  const bool one = !whole || (c.kernel() == 1 && grids.size() == 1);
+  const Chosen<T> chosen(c, grids, spread, one);
+  if (read && c.in == 1 && choice.allows("channels", chosen.channels)) return depthwise::convolve(pool, c, grids, x, w, bias, y);
   if (spread && choice.allows("columns", chosen.columns)) return columns::convolve(pool, c, *spread, x, w, bias, y);
-  if (!whole && choice.allows("places", chosen.places)) return places::convolve(pool, c, grids[0], x, w, bias, y);
+  if (one && choice.allows("places", chosen.places)) return places::convolve(pool, c, grids[0], x, w, bias, y);
   if (read && choice.allows("outputs", chosen.outputs)) return outputs::convolve(pool, c, grids, x, w, bias, y);
   for (const Grid& own : grids) {
     const Grid grid = own.flattened();
@@ -131,7 +129,9 @@ bool by_places(const Channels& c, const Grid& grid) {
 
 template <class T>
 void correlate(Pool& pool, const Choice& choice, const Channels& c, const Grid& own, const T* g, const T* x, T* w) {
-  if (by_channel<T>(choice, c, kOutputsOfWeights)) return depthwise::correlate(pool, c, own, g, x, w);
+  // Of fewer groups most lanes would be idle.
+  const bool channels = c.groups > 1 && c.out <= kOutputsOfWeights && kIdle * c.groups > kLanes<T>;
+  if (c.in == 1 && choice.allows("channels", channels)) return depthwise::correlate(pool, c, own, g, x, w);
   const bool enough = c.in >= kVectorsOfInputs * kLanes<T> && c.out >= kOutputsOfInputs;
   if (own.taps.size() == 9 && by_winograd(choice, c, own, enough, kLeastTilesOfGradients))
     return winograd::correlate(pool, c, own, g, x, w);

@@ -16,6 +16,7 @@
 
 #include "affine.h"
 #include "columns.h"
+#include "depthwise.h"
 #include "geometry.h"
 #include "matrices.h"
 #include "outputs.h"
@@ -61,14 +62,20 @@ class Costs {
   // Products for what tiles of places have inside the image, of joined groups; and what grids of one input read once.
   double outputs() const {
     const double joined = c_.joined(kLanes<T>), in = c_.in * joined, out = vectors(c_.out * joined);
-    double inside = 0;
-    for (const Tap& tap : grid_.taps)
-      inside += double(grid_.inside(0, tap.offset[0]).size()) / grid_.places[0] * grid_.inside(1, tap.offset[1]).size() / grid_.places[1];
     return c_.groups / joined *
-           (c_.batch * product(grid_.places) * (0.55 * in * out * terms() + 4.5 * inside * vectors(in) + 45.0 * out) +
-            11.0 * in * taps() * out);
+               (c_.batch * product(grid_.places) * (0.55 * in * out * terms() + 4.5 * inside() * vectors(in) + 45.0 * out) +
+                11.0 * in * taps() * out) +
+           kGrid;
   }
   double outputs_read() const { return c_.groups * c_.in * (27.0 * c_.batch * read() + 16.0 * c_.kernel()); }
+
+  // Of groups of one channel: places of a row by vectors of groups, and what is transposed and put in order.
+  double channels() const {
+    const double parts = lines() * std::ceil(grid_.places[2] / double(depthwise::kPlaces));
+    return vectors(c_.groups) *
+           (c_.batch * (c_.out * (parts * (9.0 * inside() + 60.0) + 5.4 * product(grid_.places)) + 8.0 * product(grid_.in)) +
+            19.0 * c_.out * taps());
+  }
 
   // Rows that are gathered line by line, and products of them with weights as they lie or, of many, in order.
   double places() const {
@@ -76,10 +83,11 @@ class Costs {
     const double sums = double(rows) * c_.out, gathered = places::Rows<T>(c_, grid_, c_.kernel()).cost();
     const Parts tiles(rows, kStandingRows);
     const double products =
-        affine::by_rows(rows, c_.out, depth)
+        !places::across(c_) && affine::by_rows(rows, c_.out, depth)
             ? sums * (1.4 * depth / kTileColumns<T> + 11.0)
             : depth * (0.95 * tile_cycles(tiles.size(tiles.parts - 1)) * tiles.parts * Panels<T>{c_.out}.count() + 0.5 * c_.out);
-    return c_.groups * (rows * c_.in * gathered + products + 1.8 * sums);
+    const double one = rows * c_.in * gathered + products + 1.8 * sums;
+    return c_.groups > 1 ? c_.groups * (kSerial * one + kGroup) : one;
   }
 
   // For the grid of the convolution whose gradient by the input this is: products, places that are added where they belong, and what is
@@ -97,6 +105,9 @@ class Costs {
  private:
   // So many threads are reckoned with: what is chosen is for all machines the same.
   static constexpr int kThreads = 2;
+  // What a grid more of outputs and a group more of places cost, if they have next to nothing to do. Places take group after group, others
+  // all at once.
+  static constexpr double kGrid = 3000, kGroup = 6000, kSerial = 1.6;
 
   double taps() const { return grid_.taps.size(); }
   // Weights that are put in order, those of other phases too.
@@ -109,6 +120,14 @@ class Costs {
     const int64_t together = std::min<int64_t>(kLanes<T>, grid_.neighbours()[0]);
     return together > kFew ? std::max(1.0, 14.0 / together) : 2.0 * grid_.in_step[2];
   }
+  // The taps whose rows are inside the image, on the average of places.
+  double inside() const {
+    double found = 0;
+    for (const Tap& tap : grid_.taps)
+      found += double(grid_.inside(0, tap.offset[0]).size()) / grid_.places[0] * grid_.inside(1, tap.offset[1]).size() / grid_.places[1];
+    return found;
+  }
+
   // The taps that a place is multiplied for, on the average: those from the first to the last that are inside the image for any of the rows
   // of a product.
   double terms() const {

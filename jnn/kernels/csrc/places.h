@@ -133,6 +133,9 @@ class Rows {
   const std::vector<Line> lines_;
 };
 
+// Whether weights stand by input, as of a gradient by the input, here of a kernel of 1.
+inline bool across(const Channels& c) { return c.in_stride > c.kernel(); }
+
 template <class T>
 void convolve(Pool& pool, const Channels& c, const Grid& grid, const T* x, const T* w, const T* bias, T* y) {
   const Rows<T> rows(c, grid, c.kernel());
@@ -140,8 +143,9 @@ void convolve(Pool& pool, const Channels& c, const Grid& grid, const T* x, const
   const auto left = memory<T>(rows.count() * rows.depth()), sums = memory<T>(rows.count() * c.out);
   for (int64_t group = 0; group < c.groups; ++group) {
     rows.gather(pool, group, x, left.get());
-    affine::multiply<T>(pool, {left.get(), rows.count(), false}, {w + group * c.group_stride, c.out, false}, rows.depth(), sums.get(),
-                        bias ? bias + group * c.out : nullptr, nullptr);
+    const affine::Factor<T> right{w + group * c.group_stride, c.out, across(c)};
+    affine::multiply<T>(pool, {left.get(), rows.count(), false}, right, rows.depth(), sums.get(), bias ? bias + group * c.out : nullptr,
+                        nullptr);
     for (int64_t i = 0; i < c.batch; ++i)
       transpose(sums.get() + i * an_image * c.out, c.out, an_image, c.out, y + (i * c.groups + group) * c.out * an_image, an_image);
   }
