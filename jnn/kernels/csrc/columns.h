@@ -1,5 +1,6 @@
-// Gradients by the input of a convolution as products with the weight as it lies, whose columns are added where they belong: for few
-// places, of which other forms would read weights in another order.
+// Gradients by the input of a convolution as products with the weight, whose columns are added where they belong: for few places, of which
+// other forms would read weights in another order, and for few outputs, whose columns are more rows of tiles. In steps of one every
+// convolution is such a gradient.
 #pragma once
 
 #include <algorithm>
@@ -27,18 +28,20 @@ inline int64_t images_at_once(const Channels& c, const Grid& grid) {
 }
 
 // What the products of some images cost, where lanes are their places, of weights in order, or `across` them columns, of weights as they
-// lie.
+// lie: no end where these stand in other runs or the tiles' offsets are too large.
 template <class T>
 double cost(const Channels& c, const Grid& grid, bool across) {
   const int64_t places = images_at_once(c, grid) * product(grid.places), columns = c.out * c.kernel();
+  const bool together = c.out == 1 || c.out_stride == c.kernel();
+  if ((across && !together) || c.in * (across ? c.in_stride : whole<T>(places)) > std::numeric_limits<int32_t>::max())
+    return std::numeric_limits<double>::infinity();
   const double tiles = double(whole<T>(across ? columns : places)) / kTileColumns<T>;
   return tiles * c.in * tile_cycles(across ? places : columns) + columns * (across ? kTransposed * places : kOrdered * c.in);
 }
 
 template <class T>
 bool across(const Channels& c, const Grid& grid) {
-  return (c.out == 1 || c.out_stride == c.kernel()) && c.in * c.in_stride <= std::numeric_limits<int32_t>::max() &&
-         cost<T>(c, grid, true) < cost<T>(c, grid, false);
+  return cost<T>(c, grid, true) < cost<T>(c, grid, false);
 }
 
 template <class T>
@@ -66,45 +69,20 @@ class Convolution {
     const int64_t least = across_ ? std::min(c_.out, kTileColumns<T> / c_.kernel() + 1) : 1;
     const Parts outputs(c_.out, few ? c_.out : std::clamp(std::min(kMost / size, c_.out * units / wanted), least, c_.out));
     // What one task alone reads it puts in order itself.
-    const bool packed = packed_ && (few || outputs.parts > 1), ordered = !across_ && (few || blocks_.parts > 1);
-    const auto inputs = memory<T>(packed ? units * input() : 0), factors = memory<T>(ordered ? c_.groups * c_.out * depth() : 0);
-    const auto inputs_of = [&](int64_t unit) { return inputs.get() + unit * input(); };
-    const auto factors_of = [&](int64_t group, int64_t output) { return factors.get() + (group * c_.out + output) * depth(); };
-    if (packed)
-      by_task(pool, units * c_.in, pitch_, 1, [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin, last; i < end; i = last) {
-          const int64_t unit = i / c_.in;
-          last = std::min(end, (unit + 1) * c_.in);
-          pack(unit, {i - unit * c_.in, last - unit * c_.in}, from, inputs_of(unit));
-        }
-      });
-    if (ordered)
-      parallel(pool, c_.groups * outputs.parts, [&](int64_t task) {
-        const int64_t group = task / outputs.parts, part = task % outputs.parts;
-        order(w + group * c_.group_stride, outputs.begin(part), outputs.size(part), factors_of(group, outputs.begin(part)));
-      });
-    if (few) {
-      const auto columns = memory<T>(units * c_.out * size);
-      const Parts shares(tiles.parts, (tiles.parts * units + wanted - 1) / wanted);
-      parallel(pool, units * shares.parts, [&](int64_t task) {
-        const int64_t unit = task / shares.parts, share = task % shares.parts;
-        const Range own{tiles.begin(shares.begin(share)) * kLanes<T>, tiles.begin(shares.begin(share + 1)) * kLanes<T>};
-        multiply(inputs_of(unit), factors_of(unit % c_.groups, 0), c_.out, own, columns.get() + unit * c_.out * size);
-      });
-      return parallel(pool, units * c_.out, [&](int64_t i) { add(i / c_.out, i % c_.out, columns.get() + i * size, to); });
-    }
+    const Memory<T> inputs = packed_ && (few || outputs.parts > 1) ? packed(pool, units, from) : nullptr;
+    const Memory<T> factors = !across_ && (few || blocks_.parts > 1) ? ordered(pool, outputs, w) : nullptr;
+    if (few) return by_places(pool, units, Parts(tiles.parts, (tiles.parts * units + wanted - 1) / wanted), inputs, factors, to);
     parallel(pool, units * outputs.parts, [&](int64_t task) {
-      const int64_t unit = task / outputs.parts, first = outputs.begin(task % outputs.parts), count = outputs.size(task % outputs.parts);
-      const int64_t group = unit % c_.groups;
+      const int64_t unit = task / outputs.parts, group = unit % c_.groups;
+      const int64_t first = outputs.begin(task % outputs.parts), count = outputs.size(task % outputs.parts);
       const T* weights = w + group * c_.group_stride;
-      const bool packs = packed_ && !packed, orders = !across_ && !ordered;
-      const auto input = memory<T>(packs ? this->input() : 0), own = memory<T>(orders ? count * depth() : 0);
-      if (packs) pack(unit, {0, c_.in}, from, input.get());
-      if (orders) order(weights, first, count, own.get());
-      const T* in = packed ? inputs_of(unit) : packs ? input.get() : image_of(unit, from, 0);
+      const auto input = memory<T>(packed_ && !inputs ? this->input() : 0), own = memory<T>(across_ || factors ? 0 : count * depth());
+      if (packed_ && !inputs) pack(unit, {0, c_.in}, from, input.get());
+      if (!across_ && !factors) order(weights, first, count, own.get());
+      const T* in = !packed_ ? image_of(unit, from, 0) : inputs ? inputs.get() + unit * this->input() : input.get();
       const auto columns = memory<T>(count * size);
       across_ ? multiply_across(in, weights, first, count, columns.get())
-              : multiply(in, orders ? own.get() : factors_of(group, first), count, {0, pitch_}, columns.get());
+              : multiply(in, factors ? factors_of(factors, group, first) : own.get(), count, {0, pitch_}, columns.get());
       for (int64_t i = 0; i < count; ++i) add(unit, first + i, columns.get() + i * size, to);
     });
   }
@@ -120,6 +98,33 @@ class Convolution {
     return from + ((first_image(unit) + i) * c_.groups + unit % c_.groups) * c_.in * product(grid_.places);
   }
 
+  // Of tiles of places, in `shares` for each unit, the columns of all outputs; then what is added up.
+  void by_places(Pool& pool, int64_t units, const Parts& shares, const Memory<T>& inputs, const Memory<T>& factors, T* to) const {
+    const int64_t size = c_.kernel() * pitch_;
+    const Parts tiles(pitch_ / kLanes<T>, kTileVectors);
+    const auto columns = memory<T>(units * c_.out * size);
+    parallel(pool, units * shares.parts, [&](int64_t task) {
+      const int64_t unit = task / shares.parts, share = task % shares.parts;
+      const Range places{tiles.begin(shares.begin(share)) * kLanes<T>, tiles.begin(shares.begin(share + 1)) * kLanes<T>};
+      const T* input = inputs.get() + unit * this->input();
+      multiply(input, factors_of(factors, unit % c_.groups, 0), c_.out, places, columns.get() + unit * c_.out * size);
+    });
+    parallel(pool, units * c_.out, [&](int64_t i) { add(i / c_.out, i % c_.out, columns.get() + i * size, to); });
+  }
+
+  // The inputs of all units.
+  Memory<T> packed(Pool& pool, int64_t units, const T* from) const {
+    auto to = memory<T>(units * input());
+    by_task(pool, units * c_.in, pitch_, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin, last; i < end; i = last) {
+        const int64_t unit = i / c_.in;
+        last = std::min(end, (unit + 1) * c_.in);
+        pack(unit, {i - unit * c_.in, last - unit * c_.in}, from, to.get() + unit * input());
+      }
+    });
+    return to;
+  }
+
   void pack(int64_t unit, const Range& channels, const T* from, T* to) const {
     const int64_t places = product(grid_.places);
     for (int64_t i = 0; i < images(unit); ++i) {
@@ -131,6 +136,19 @@ class Convolution {
 
   // What the columns of an output are products with.
   int64_t depth() const { return c_.kernel() * c_.in; }
+
+  // The weights of all groups, in parts of outputs, and where those of an output's begin that is a part's first.
+  Memory<T> ordered(Pool& pool, const Parts& outputs, const T* w) const {
+    auto to = memory<T>(c_.groups * c_.out * depth());
+    parallel(pool, c_.groups * outputs.parts, [&](int64_t task) {
+      const int64_t group = task / outputs.parts, first = outputs.begin(task % outputs.parts), count = outputs.size(task % outputs.parts);
+      order(w + group * c_.group_stride, first, count, to.get() + (group * c_.out + first) * depth());
+    });
+    return to;
+  }
+  const T* factors_of(const Memory<T>& factors, int64_t group, int64_t output) const {
+    return factors.get() + (group * c_.out + output) * depth();
+  }
 
   // The weights of some outputs, by tile, of the rows of each by input channel. What is written behind a run is overwritten.
   void order(const T* w, int64_t first, int64_t outputs, T* to) const {
@@ -147,12 +165,12 @@ class Convolution {
   }
 
   // The columns of some outputs, (outputs * kernel, pitch), in a range of places.
-  void multiply(const T* input, const T* factors, int64_t outputs, const Range& own, T* columns) const {
+  void multiply(const T* input, const T* factors, int64_t outputs, const Range& places, T* columns) const {
     const Parts rows(outputs * c_.kernel(), kMostRows);
     for (int64_t r = 0; r < rows.parts; ++r) {
       const int64_t begin = rows.begin(r), count = rows.size(r);
-      for (int64_t j = own.begin; j < own.end; j += kTileColumns<T>) {
-        const auto& tiles = own.end - j > kLanes<T> ? kTiles<T> : kNarrowTiles<T>;
+      for (int64_t j = places.begin; j < places.end; j += kTileColumns<T>) {
+        const auto& tiles = places.end - j > kLanes<T> ? kTiles<T> : kNarrowTiles<T>;
         T* to = columns + begin * pitch_ + j;
         tiles[count - 1](c_.in, factors + begin * c_.in, count, input + j, offsets_.data(), to, pitch_, false, nullptr);
       }

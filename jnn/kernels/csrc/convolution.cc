@@ -66,8 +66,8 @@ bool by_winograd(const Choice& choice, const Channels& c, const Grid& grid, bool
   return choice.allows("winograd", enough && fewer);
 }
 
-// Whether lanes are groups, of one channel each, columns are added up, of the convolution whose gradient by the input this is, what places
-// read is put in rows, or lanes are outputs, of all grids.
+// Whether lanes are groups, of one channel each; columns are added up, where `spread` is of a convolution whose gradient by the input this
+// is; what places read is put in rows, where it is `one` convolution with the weight as it stands; or lanes are outputs, of all grids.
 template <class T>
 struct Chosen {
   bool channels, columns, places, outputs;

@@ -45,9 +45,11 @@ class Costs {
     const double pitch = grid_.places[2] + reach_[2], rows = (grid_.places[0] + reach_[0]) * (grid_.places[1] + reach_[1]);
     const double copied = grid_.far() ? 60 : grid_.in_step[2] == 2 ? 25 : 15;
     const double tiles = grid_.places[0] * std::ceil((pitch * grid_.places[1] - reach_[2]) / kTileColumns<T>);
-    return ordered() + (c_.groups * c_.batch * lines() > 1 ? 1 : kThreads) * c_.groups * c_.batch *
-                           (products(tiles) + copied * c_.in * phases.size() * rows * vectors(pitch) +
-                            20.0 * c_.out * lines() * vectors(grid_.places[2]) + in_steps());
+    const bool wide = c_.out <= kWideRows && tiles >= kWide * grid_.places[0];
+    return ordered() +
+           (c_.groups * c_.batch * lines() > 1 ? 1 : kThreads) * c_.groups * c_.batch *
+               (tiles * c_.in * taps() * (wide ? 1.1 * c_.out : tile_cycles(c_.out)) +
+                copied * c_.in * phases.size() * rows * vectors(pitch) + 20.0 * c_.out * lines() * vectors(grid_.places[2]) + in_steps());
   }
 
   // Runs of a row that are copied for each tap, and what is read and written.
@@ -107,7 +109,7 @@ class Costs {
   static constexpr int kThreads = 2;
   // What a grid more of outputs and a group more of places cost, if they have next to nothing to do. Places take group after group, others
   // all at once.
-  static constexpr double kGrid = 3000, kGroup = 6000, kSerial = 1.6;
+  static constexpr double kGrid = 3000, kGroup = 6000, kSerial = 2.2;
 
   double taps() const { return grid_.taps.size(); }
   // Weights that are put in order, those of other phases too.

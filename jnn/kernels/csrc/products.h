@@ -23,22 +23,22 @@ void tile(int64_t depth, const T* a, int64_t step, const T* b, const int32_t* of
   Vector<T> sums[rows][vectors];
 #pragma GCC unroll 16
   for (int i = 0; i < rows; ++i)
-#pragma GCC unroll 2
+#pragma GCC unroll 8
     for (int j = 0; j < vectors; ++j) sums[i][j] = add ? load(c + i * stride + j * kLanes<T>) : bias ? broadcast(bias[i]) : Vector<T>{};
   for (int64_t k = 0; k < depth; ++k, a += step) {
     Vector<T> right[vectors];
-#pragma GCC unroll 2
+#pragma GCC unroll 8
     for (int j = 0; j < vectors; ++j) right[j] = load(b + offsets[k] + j * kLanes<T>);
 #pragma GCC unroll 16
     for (int i = 0; i < rows; ++i) {
       const Vector<T> left = broadcast(a[i]);
-#pragma GCC unroll 2
+#pragma GCC unroll 8
       for (int j = 0; j < vectors; ++j) sums[i][j] += left * right[j];
     }
   }
 #pragma GCC unroll 16
   for (int i = 0; i < rows; ++i)
-#pragma GCC unroll 2
+#pragma GCC unroll 8
     for (int j = 0; j < vectors; ++j) store(c + i * stride + j * kLanes<T>, sums[i][j]);
 }
 
@@ -85,6 +85,10 @@ template <class T>
 inline constexpr auto kTiles = tiles_of<T, kTileVectors>(std::make_index_sequence<kMostRows>());
 template <class T>
 inline constexpr auto kNarrowTiles = tiles_of<T, 1>(std::make_index_sequence<kMostRows>());
+// Of few rows, so many tiles' columns at once: alone they would wait for their own sums.
+constexpr int kWide = kRegisters == 32 ? 4 : 2, kWideRows = 3;
+template <class T>
+inline constexpr auto kWideTiles = tiles_of<T, kWide * kTileVectors>(std::make_index_sequence<kWideRows>());
 template <class T>
 inline constexpr auto kDots = dots_of<T>(std::make_index_sequence<kMostDots * kMostDots>());
 

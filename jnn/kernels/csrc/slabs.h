@@ -173,10 +173,14 @@ void convolve(Pool& pool, const Channels& c, const Grid& grid, const T* x, const
     layout.fill(slab, x + group * c.in * in_size, c.in, c.groups * c.in, input.get());
     for (int64_t r = 0; r < rows.parts; ++r) {
       const int64_t first = group * c.out + rows.begin(r), count = rows.size(r);
-      for (int64_t t = 0; t < tiles; ++t) {
+      for (int64_t t = 0, next; t < tiles; t = next) {
         const int64_t from = through ? t * width : place(t / tiles_of_part) + t % tiles_of_part * width;
-        kTiles<T>[count - 1](depth, weights.get() + first* depth, count, input.get() + from, offsets.data(), sums.get() + t* width, pitch,
-                             false, bias ? bias + first : nullptr);
+        const int64_t beside = through ? tiles - t : tiles_of_part - t % tiles_of_part;
+        const bool wide = count <= kWideRows && beside >= kWide;
+        const auto tile = wide ? kWideTiles<T>[count - 1] : kTiles<T>[count - 1];
+        tile(depth, weights.get() + first * depth, count, input.get() + from, offsets.data(), sums.get() + t * width, pitch, false,
+             bias ? bias + first : nullptr);
+        next = t + (wide ? kWide : 1);
       }
       for (int64_t i = 0; i < count; ++i)
         for (int64_t part = 0; part < parts; ++part)
