@@ -46,6 +46,7 @@ CASES = {
     "dilation and stride": (3, 3, 4, (9, 14), (3, 2), {"dilation": 2, "stride": (2, 3), "padding": 2}),
     "kernel of 1": (18, 18, 15, (5, 7), (1, 1), {}),
     "kernel of 1, stride": (18, 18, 15, (5, 7), (1, 1), {"stride": 2}),
+    "nothing but padding": (2, 2, 3, (2, 2), (1, 1), {"padding": 1, "stride": 3}),
     "one channel": (1, 1, 1, (1, 2), (1, 1), {}),
     "an image smaller than its kernel": (2, 2, 3, (2, 2), (3, 3), {"padding": 1}),
     "groups": (6, 2, 9, (5, 19), (3, 3), {"padding": 1, "groups": 3}),

@@ -89,6 +89,13 @@ struct Chosen {
   }
 };
 
+// Outputs that read nothing but padding.
+template <class T>
+void fill(const Channels& c, const Ints& out, const T* bias, T* y) {
+  const int64_t outputs = c.groups * c.out, size = product(out);
+  for (int64_t i = 0; i < c.batch * outputs; ++i) std::fill_n(y + i * size, size, bias ? bias[i % outputs] : T{0});
+}
+
 // Outputs of one grid or, of a gradient by the input, of one for each phase of the stride; `whole` is then of the convolution itself. Each
 // begins with its channel's number of the bias, where there is one.
 template <class T>
@@ -96,7 +103,7 @@ void convolve(Pool& pool, const Choice& choice, Channels c, std::vector<Grid> gr
               T* y) {
   const auto used = used_alone(pool, c, grids, whole, w);
   if (used) w = used.get();
-  const bool read = std::any_of(grids.begin(), grids.end(), [](const Grid& grid) { return !grid.taps.empty(); });
+  if (std::all_of(grids.begin(), grids.end(), [](const Grid& grid) { return grid.taps.empty(); })) return fill(c, grids[0].out, bias, y);
   const bool enough = std::min(c.in, c.out) >= kChannels && c.in * c.out >= kVectors * kLanes<T> * kLanes<T>;
   const int64_t least = c.out < kFewOutputs ? kLeastTilesOfFew : whole ? kLeastTilesOfGradients : kLeastTiles;
   if (grids.size() == 1 && by_winograd(choice, c, grids[0], enough, least)) return winograd::convolve(pool, c, grids[0], x, w, bias, y);
@@ -107,10 +114,10 @@ void convolve(Pool& pool, const Choice& choice, Channels c, std::vector<Grid> gr
   // The gradient by the input of a kernel of 1 in steps of one is such a convolution itself.
   const bool one = !whole || (c.kernel() == 1 && grids.size() == 1);
   const Chosen<T> chosen(c, grids, spread, one);
-  if (read && c.in == 1 && choice.allows("channels", chosen.channels)) return depthwise::convolve(pool, c, grids, x, w, bias, y);
+  if (c.in == 1 && choice.allows("channels", chosen.channels)) return depthwise::convolve(pool, c, grids, x, w, bias, y);
   if (spread && choice.allows("columns", chosen.columns)) return columns::convolve(pool, c, *spread, x, w, bias, y);
   if (one && choice.allows("places", chosen.places)) return places::convolve(pool, c, grids[0], x, w, bias, y);
-  if (read && choice.allows("outputs", chosen.outputs)) return outputs::convolve(pool, c, grids, x, w, bias, y);
+  if (choice.allows("outputs", chosen.outputs)) return outputs::convolve(pool, c, grids, x, w, bias, y);
   for (const Grid& own : grids) {
     const Grid grid = own.flattened();
     const Costs<T> costs(c, grid);
