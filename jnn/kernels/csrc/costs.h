@@ -96,8 +96,7 @@ class Costs {
   // For the grid of the convolution whose gradient by the input this is: products, places that are added where they belong, and what is
   // packed.
   double columns() const {
-    double rows = 0;
-    for (const Tap& tap : grid_.taps) rows += double(grid_.inside(0, tap.offset[0]).size()) * grid_.inside(1, tap.offset[1]).size();
+    const double rows = inside() * lines();
     const double blocks = std::ceil(double(c_.batch) / columns::images_at_once(c_, grid_));
     const double products = columns::cost<T>(c_, grid_, columns::across<T>(c_, grid_));
     const double added = grid_.in_step[2] == 1 ? 9.0 * vectors(grid_.places[2]) : 5.0 + 2.0 * grid_.places[2];
@@ -137,7 +136,8 @@ class Costs {
     std::vector<std::pair<Tap, int64_t>> runs;
     for (const Tap& tap : grid_.taps) {
       const bool same = !runs.empty() && runs.back().first.offset[0] == tap.offset[0] && runs.back().first.offset[1] == tap.offset[1];
-      same ? ++runs.back().second : (runs.push_back({tap, 1}), 0);
+      if (same) ++runs.back().second;
+      else runs.push_back({tap, 1});
     }
     const double images = std::clamp(outputs::kMost / (product(grid_.places) * c_.in * taps()), 1.0, double(c_.batch));
     const Parts tiles(lines(), std::max<int64_t>(1, kMostRows / (images * grid_.places[2])));
@@ -157,6 +157,7 @@ class Costs {
     }
     return all / lines();
   }
+
   // What is written number by number.
   double in_steps() const { return grid_.out_step[2] > 1 ? 1.5 * c_.out * product(grid_.places) : 0; }
   static double vectors(double numbers) { return std::ceil(numbers / kLanes<T>); }
