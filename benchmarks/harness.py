@@ -53,7 +53,13 @@ class Row(NamedTuple):
     ratios: Mapping[str, Spread]
 
 
-def in_turns(forms: Mapping[str, Callable[[], Any]], budget_s: float = 1.5, rounds: int = 7) -> dict[str, list[float]]:
+def in_turns(
+    forms: Mapping[str, Callable[[], Any]],
+    budget_s: float = 1.5,
+    rounds: int = 7,
+    sample_s: float = _SAMPLE_S,
+    untimed_s: float = _UNTIMED_S,
+) -> dict[str, list[float]]:
     """Seconds of a call of each form, one sample a round: ``rounds`` of them at least, more within the budget. Forms must block."""
     for run in forms.values():
         run()
@@ -64,8 +70,8 @@ def in_turns(forms: Mapping[str, Callable[[], Any]], budget_s: float = 1.5, roun
     try:
         while order and (len(samples[order[0]]) < rounds or time.perf_counter() - start < budget_s):
             for name in order:
-                _mean_seconds(forms[name], _UNTIMED_S)
-                samples[name].append(_mean_seconds(forms[name], _SAMPLE_S))
+                _mean_seconds(forms[name], untimed_s)
+                samples[name].append(_mean_seconds(forms[name], sample_s))
             order.reverse()
     finally:
         gc.enable()

@@ -14,6 +14,7 @@ import pytest
 
 import jnn.functional as F
 from jnn.kernels import convolution, library
+from jnn.kernels.convolution import LIBRARY_FORMS
 from jnn.kernels.platform import by_library, lowering
 
 from .derivatives import same
@@ -77,10 +78,6 @@ CASES = {
 }
 
 
-# That which is chosen, and all others.
-FORMS = ("", "patches", "slabs", "winograd", "outputs", "columns", "channels", "places")
-
-
 @pytest.mark.parametrize(("channels", "per_group", "outputs", "sizes", "kernel", "options"), CASES.values(), ids=CASES)
 def test_every_form_of_a_convolution_is_its_definition(
     channels, per_group, outputs, sizes, kernel, options, rng, monkeypatch, quick_compilation
@@ -95,10 +92,10 @@ def test_every_form_of_a_convolution_is_its_definition(
             jax.clear_caches()
             expected = quick_jit(lambda *arrays, slopes=slopes: slopes(*arrays))(x, weight, bias)
         # One template makes both types: the exacter one tells of every form, and the other of those that are chosen.
-        for dtype, rtol, forms in ((np.float64, 1e-11, FORMS), (np.float32, 2e-4, FORMS[:1])):
+        for dtype, rtol, forms in ((np.float64, 1e-11, LIBRARY_FORMS), (np.float32, 2e-4, LIBRARY_FORMS[:1])):
             arrays = [jnp.asarray(array, dtype) for array in (x, weight, bias)]
             for form in forms:
-                monkeypatch.setattr(convolution, "_LIBRARY_FORM", form)
+                monkeypatch.setattr(convolution, "LIBRARY_FORM", form)
                 jax.clear_caches()
                 call = jax.jit(slopes).lower(*arrays)
                 assert "jnn_conv" in call.as_text()
@@ -118,7 +115,7 @@ def test_narrow_pieces_of_one_channel_are_rows_of_a_product(sizes, kernel, rng, 
 
 
 def test_a_winograd_convolution_errs_no_more_than_xlas(rng, monkeypatch):
-    monkeypatch.setattr(convolution, "_LIBRARY_FORM", "winograd")
+    monkeypatch.setattr(convolution, "LIBRARY_FORM", "winograd")
     x, w = rng.standard_normal((2, 64, 16, 16)), rng.standard_normal((64, 64, 3, 3)) / 24
     errors = []
     for native in (False, True):

@@ -46,9 +46,9 @@ _NARROW = 8
 # Of sequences with steps first so many weights of a tap, or so many steps of all sequences, at most are multiplied as they lie: 0.4 to 0.9
 # of the time; of more, 1 to 1.3 with gradients.
 _FEW_WEIGHTS, _FEW_STEPS = 1 << 14, 1 << 9
-# What the library takes where it can: "patches", "slabs", "winograd", "outputs", "columns", "places" or "channels"; it chooses where
-# there is none.
-_LIBRARY_FORM = ""
+# What the library takes where it can, one of the forms; it chooses where there is none.
+LIBRARY_FORMS = ("", "patches", "slabs", "winograd", "outputs", "columns", "channels", "places")
+LIBRARY_FORM = ""
 
 
 def conv(x: Array, w: Array, bias: Array | None = None, *, stride: Ints, padding: Pads, dilation: Ints, groups: int = 1) -> Array:
@@ -223,7 +223,7 @@ def _attributes(static: tuple[Geometry, Ints]) -> dict[str, Any]:
     stride, padding, dilation, groups = static[0]
     spans = {"stride": stride, "padding": [low for low, _ in padding], "dilation": dilation}
     numbers = {name: np.array(values, np.int64) for name, values in spans.items()}
-    return numbers | {"groups": np.int64(groups), "exact": exact_products(), "form": _LIBRARY_FORM}
+    return numbers | {"groups": np.int64(groups), "exact": exact_products(), "form": LIBRARY_FORM}
 
 
 def _by_library(target: str, definition: _Sized) -> _Sized:
@@ -241,7 +241,7 @@ def _is_linear(geometry: Geometry, sizes: Sequence[int], w: Array | Like) -> boo
     """Whether the kernel covers all of an input with spatial ``sizes``: each output is a number, and a convolution a matmul."""
     kernel, none = tuple(w.shape[2:]), ((0, 0),) * len(sizes)
     near = max(geometry.dilation) == 1 or max(kernel) == 1
-    return tuple(sizes) == kernel and geometry.padding == none and near and geometry.groups == 1 and not _LIBRARY_FORM
+    return tuple(sizes) == kernel and geometry.padding == none and near and geometry.groups == 1 and not LIBRARY_FORM
 
 
 def _as_linear(product: Callable[..., Array], a: Array, b: Array, shape: Sequence[int], *bias: Array) -> Array:
@@ -254,7 +254,7 @@ def _are_narrow(geometry: Geometry, sizes: Sequence[int], w: Array | Like) -> bo
     many places each and few of them along a row."""
     kernel = tuple(w.shape[2:])
     pieces = kernel == geometry.stride and math.prod(kernel) > _FEW_PLACES and geometry.padding == ((0, 0),) * len(sizes)
-    one = w.shape[1] == geometry.groups == max(geometry.dilation) == 1 and not _LIBRARY_FORM
+    one = w.shape[1] == geometry.groups == max(geometry.dilation) == 1 and not LIBRARY_FORM
     return pieces and one and all(isinstance(n, int) for n in sizes) and sizes[-1] < _NARROW
 
 

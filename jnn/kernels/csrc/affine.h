@@ -238,6 +238,9 @@ inline bool by_rows(int64_t rows, int64_t others, int64_t depth) {
   return (rows * others <= kFewSums || others <= kFewRows) && depth >= kLeastDepth;
 }
 
+// Whether one thread makes products of so many rows with others.
+inline bool alone(double rows, double others, double depth) { return rows * others * depth < kAlone; }
+
 template <class T>
 void multiply(Pool& pool, const Factor<T>& a, const Factor<T>& b, int64_t depth, T* c, const T* bias, T* totals) {
   const int64_t size = a.rows * b.rows;
@@ -245,8 +248,8 @@ void multiply(Pool& pool, const Factor<T>& a, const Factor<T>& b, int64_t depth,
   const bool few = a.rows <= kFewAcross;
   if (a.across && b.across && size <= (few ? 16 : 4) * kFewSums && depth >= 2 * (few ? kLeastAcross : kDepth))
     return multiply_terms(pool, a, b, depth, c, totals);
-  const bool alone = size * depth < kAlone;
-  run(pool, Product<T>(a, b, depth, alone ? 1 : pool.num_threads(), bias, totals), a.data, b.data, c, alone);
+  const bool one = alone(a.rows, b.rows, depth);
+  run(pool, Product<T>(a, b, depth, one ? 1 : pool.num_threads(), bias, totals), a.data, b.data, c, one);
 }
 
 }  // namespace jnn::affine

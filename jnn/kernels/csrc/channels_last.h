@@ -69,7 +69,7 @@ template <class T>
 class ChannelsLast {
  public:
   ChannelsLast(const Grid& grid, int64_t channels, const Cut& cut)
-      : grid_(grid), reach_(grid), input_(reach_.input(cut.size)), channels_(channels), images_(cut.most_images) {
+      : grid_(grid), reach_(grid), input_(reach_.input(cut.size)), channels_(channels), numbers_(numbers(input_, channels, cut)) {
     inside_ = inside(2, 0);
     if (reach_.skip(1) != 1 || reach_.skip(2) != 1 || inside_.size() != grid.in[2]) return;
     for (int64_t y = 0; y < input_[1]; ++y)
@@ -79,11 +79,14 @@ class ChannelsLast {
   const Reach& reach() const { return reach_; }
   const Ints& input() const { return input_; }
   int64_t image() const { return product(input_) * channels_; }
-  // Of a slab, with vectors that are read behind the last place.
-  int64_t numbers() const { return images_ * image() + kTileColumns<T>; }
+  // Of a slab whose images have inputs of `sizes`, with vectors that are read behind the last place.
+  static int64_t numbers(const Ints& sizes, int64_t channels, const Cut& cut) {
+    return cut.most_images * product(sizes) * channels + kTileColumns<T>;
+  }
+  int64_t numbers() const { return numbers_; }
 
   // Where the channels of a place stand, which is counted from the first that is kept.
-  int64_t at(int64_t z, int64_t y, int64_t x) const { return ((z * input_[1] + y) * input_[2] + x) * channels_; }
+  int64_t at(int64_t z, int64_t y, int64_t x) const { return flat(input_, z, y, x) * channels_; }
 
   // The slab's input, of channels from x on, of which there are `all` in an image.
   void fill(const Slab& slab, const T* x, int64_t all, T* to) const { fill(slab, x, all, to, channels_); }
@@ -131,7 +134,7 @@ class ChannelsLast {
   const Grid& grid_;
   const Reach reach_;
   const Ints input_;
-  const int64_t channels_, images_;
+  const int64_t channels_, numbers_;
   // The columns that are inside the input, and where its places stand if its rows are kept whole.
   Range inside_;
   std::vector<int32_t> through_;

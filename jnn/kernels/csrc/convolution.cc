@@ -17,6 +17,7 @@
 #include "patches.h"
 #include "places.h"
 #include "slabs.h"
+#include "weight_costs.h"
 #include "winograd.h"
 #include "winograd_weight.h"
 #include "xla/ffi/api/ffi.h"
@@ -36,17 +37,9 @@ constexpr int64_t kLeastTiles = 10, kLeastTilesOfGradients = 16, kLeastTilesOfFe
 // From how many channels on they are worth it, and vectors by vectors of them. Those of gradients by the weight are read from the last
 // cache: they take so many vectors of inputs and so many outputs.
 constexpr int64_t kChannels = 16, kVectors = 3, kVectorsOfInputs = 4, kOutputsOfInputs = 24;
-// Up to how many outputs of each channel lanes are channels in gradients by the weight, and how many lanes may be idle for each that is
-// not.
-constexpr int64_t kOutputsOfWeights = 2, kIdle = 4;
 
 // What more places read is not put in rows: it would fill memory, and what that costs was fitted to no more.
 constexpr int64_t kMostPlaces = 256;
-// Gradients by weights of so many outputs at least are products with what so few places read. Images smaller than the kernel, which are
-// padding for the most part, have as many times more.
-constexpr int64_t kOutputsOfPlaces = 8, kPlaces = 64;
-// Of one channel, a gradient by the weight of so few numbers, of many images or of one, is too narrow for lanes that are its columns.
-constexpr int64_t kFewWeights = 400, kFewWeightsOfOne = 1600;
 
 // The form that is taken where it can be, or none; and whether Winograd's algorithm is barred.
 struct Choice {
@@ -126,27 +119,20 @@ void convolve(Pool& pool, const Choice& choice, Channels c, std::vector<Grid> gr
   }
 }
 
-// Whether a gradient by the weight is a product with what places read.
-bool by_places(const Channels& c, const Grid& grid) {
-  double places = c.batch * product(grid.places);
-  const Reach reach(grid);
-  for (int d = 0; d < 3; ++d) places *= std::max(1.0, double(reach.input({1, 1, 1})[d]) / grid.in[d]);
-  return c.groups == 1 && c.out >= kOutputsOfPlaces && places <= kPlaces;
-}
-
 template <class T>
 void correlate(Pool& pool, const Choice& choice, const Channels& c, const Grid& own, const T* g, const T* x, T* w) {
-  // Of fewer groups most lanes would be idle.
-  const bool channels = c.groups > 1 && c.out <= kOutputsOfWeights && kIdle * c.groups > kLanes<T>;
-  if (c.in == 1 && choice.allows("channels", channels)) return depthwise::correlate(pool, c, own, g, x, w);
   const bool enough = c.in >= kVectorsOfInputs * kLanes<T> && c.out >= kOutputsOfInputs;
   if (own.taps.size() == 9 && by_winograd(choice, c, own, enough, kLeastTilesOfGradients))
     return winograd::correlate(pool, c, own, g, x, w);
-  if (choice.allows("places", by_places(c, own))) return places::correlate(pool, c, own, g, x, w);
   const Grid grid = own.flattened();
-  const bool few =
-      c.groups > 1 ? c.in < kLanes<T> : c.in == 1 && c.out * int64_t(grid.taps.size()) <= (c.batch > 1 ? kFewWeights : kFewWeightsOfOne);
-  choice.allows("slabs", few) ? slabs::correlate(pool, c, grid, g, x, w) : correlation::correlate(pool, c, grid, g, x, w);
+  const WeightCosts<T> costs(c, own), flat(c, grid);
+  const bool few = c.batch * product(grid.places) <= kMostPlaces;
+  const double by_channel = costs.channels(), by_place = few ? costs.places() : std::numeric_limits<double>::infinity();
+  const double by_slab = flat.slabs(), others = flat.correlation();
+  if (c.in == 1 && choice.allows("channels", by_channel < std::min({by_place, by_slab, others})))
+    return depthwise::correlate(pool, c, own, g, x, w);
+  if (choice.allows("places", by_place < std::min(by_slab, others))) return places::correlate(pool, c, own, g, x, w);
+  choice.allows("slabs", by_slab < others) ? slabs::correlate(pool, c, grid, g, x, w) : correlation::correlate(pool, c, grid, g, x, w);
 }
 
 // The last entries of three dimensions; others are `missing`.

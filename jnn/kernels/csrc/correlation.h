@@ -39,15 +39,14 @@ struct Columns {
   int64_t first, taps, from, at;
 };
 
-// The columns of a grid's products, each run of them filled up to whole vectors, and how many numbers they make.
+// The columns of a grid's products, each run of them filled up to whole vectors, and how many numbers they make, of inputs of `sizes`.
 template <class T>
-std::vector<Columns> columns_of(const Grid& grid, const ChannelsLast<T>& layout, int64_t channels, int64_t* width) {
-  const Reach& reach = layout.reach();
+std::vector<Columns> columns_of(const Grid& grid, const Reach& reach, const Ints& sizes, int64_t channels, int64_t* width) {
   std::vector<Columns> found;
   int64_t at = 0;
   for (size_t i = 0; i < grid.taps.size(); ++i) {
     const Ints& tap = grid.taps[i].offset;
-    const int64_t from = layout.at(tap[0] - reach.low(0), tap[1] - reach.low(1), tap[2] - reach.low(2));
+    const int64_t from = flat(sizes, tap[0] - reach.low(0), tap[1] - reach.low(1), tap[2] - reach.low(2)) * channels;
     if (i && from == found.back().from + found.back().taps * channels) {
       ++found.back().taps;
     } else {
@@ -102,9 +101,9 @@ struct Row {
 };
 
 template <class T>
-Row row_of(const Grid& grid, const ChannelsLast<T>& layout, int64_t channels) {
+Row row_of(const Grid& grid, const Reach& reach, const Ints& sizes, int64_t channels) {
   Row row{{}, 0, false};
-  row.columns = columns_of(grid, layout, channels, &row.width);
+  row.columns = columns_of<T>(grid, reach, sizes, channels, &row.width);
   const int64_t side_by_side = whole<T>(grid.taps.size() * channels);
   if (row.width <= kFilled * side_by_side) return row;
   int64_t at = 0;
@@ -159,71 +158,91 @@ inline int64_t parts_of(const Channels& c, const Grid& grid) {
   return std::clamp(std::min(std::max(of_many_terms, of_few), kParts / c.groups), int64_t{1}, kParts);
 }
 
+// How the work is shared out: the batch in parts, of some slabs each, and a group's outputs in shares, of some panels each.
+template <class T>
+struct Plan {
+  Plan(const Channels& c, const Grid& grid, int64_t threads)
+      : groups(c.groups),
+        reach(grid),
+        wanted(parts_of(c, grid)),
+        cut(reach.cut(grid, c.batch, c.in, kMost, wanted)),
+        numbers(ChannelsLast<T>::numbers(reach.input(cut.size), c.in, cut)),
+        row(row_of<T>(grid, reach, reach.input(cut.size), c.in)),
+        parts(cut.slabs(), (cut.slabs() + wanted - 1) / wanted),
+        panels(c.out, kMostRows),
+        shares(panels.parts, most_of_share(threads)) {}
+
+  int64_t tasks() const { return parts.parts * groups * shares.parts; }
+  int64_t numbers_kept() const { return cut.slabs() * groups * numbers; }
+  // Whether the batch is one part; and whether inputs are put in order once, as several shares read them.
+  bool alone() const { return parts.parts == 1; }
+  bool keeps() const { return shares.parts > 1 && numbers_kept() <= kMostKept; }
+
+  const int64_t groups;
+  const Reach reach;
+  const int64_t wanted;
+  const Cut cut;
+  // Those of a slab's input.
+  const int64_t numbers;
+  const Row row;
+  const Parts parts, panels, shares;
+
+ private:
+  // How many panels of outputs a task has.
+  int64_t most_of_share(int64_t threads) const {
+    int64_t most = panels.parts * groups * parts.parts / (kTasksAThread * threads);
+    if (alone() && numbers_kept() <= kMostKept) most = std::min(most, kOwnSums / (kMostRows * row.width));
+    return std::clamp(most, int64_t{1}, panels.parts);
+  }
+};
+
 template <class T>
 class Correlation {
  public:
   Correlation(const Channels& c, const Grid& grid, int64_t threads)
-      : c_(c),
-        grid_(grid),
-        wanted_(parts_of(c, grid)),
-        cut_(Reach(grid).cut(grid, c.batch, c.in, kMost, wanted_)),
-        layout_(grid, c.in, cut_),
-        row_(row_of(grid, layout_, c.in)),
-        parts_(cut_.slabs(), (cut_.slabs() + wanted_ - 1) / wanted_),
-        panels_(c.out, kMostRows),
-        shares_(panels_.parts, most_of_share(threads)) {}
+      : c_(c), grid_(grid), plan_(c, grid, threads), layout_(grid, c.in, plan_.cut) {}
 
   void run(Pool& pool, const T* g, const T* x, T* w) const {
-    const auto inputs = keeps() ? kept(pool, x) : nullptr;
-    const auto sums = memory<T>(alone() ? 0 : parts_.parts * a_part() + kLanes<T>);
-    parallel(pool, parts_.parts * c_.groups * shares_.parts, [&](int64_t task) {
-      const int64_t part = task / shares_.parts / c_.groups, group = task / shares_.parts % c_.groups;
-      const Share share{panels_, shares_.begin(task % shares_.parts), shares_.begin(task % shares_.parts + 1)};
-      const int64_t begin = panels_.begin(share.first), outputs = panels_.begin(share.last) - begin, first = group * c_.out + begin;
-      const auto own = memory<T>(alone() ? outputs * row_.width + kLanes<T> : 0);
-      T* to = alone() ? own.get() : sums.get() + part * a_part() + first * row_.width;
+    const auto inputs = plan_.keeps() ? kept(pool, x) : nullptr;
+    const auto sums = memory<T>(plan_.alone() ? 0 : plan_.parts.parts * a_part() + kLanes<T>);
+    parallel(pool, plan_.tasks(), [&](int64_t task) {
+      const int64_t part = task / plan_.shares.parts / c_.groups, group = task / plan_.shares.parts % c_.groups;
+      const Share share{plan_.panels, plan_.shares.begin(task % plan_.shares.parts), plan_.shares.begin(task % plan_.shares.parts + 1)};
+      const int64_t begin = plan_.panels.begin(share.first), outputs = plan_.panels.begin(share.last) - begin,
+                    first = group * c_.out + begin;
+      const auto own = memory<T>(plan_.alone() ? outputs * plan_.row.width + kLanes<T> : 0);
+      T* to = plan_.alone() ? own.get() : sums.get() + part * a_part() + first * plan_.row.width;
       add_slabs(part, group, share, g, x, inputs.get(), to);
-      for (int64_t o = 0; alone() && o < outputs; ++o) gather(to + o * row_.width, first + o, w);
+      for (int64_t o = 0; plan_.alone() && o < outputs; ++o) gather(to + o * plan_.row.width, first + o, w);
     });
-    if (!alone()) add_parts(pool, sums.get(), w);
+    if (!plan_.alone()) add_parts(pool, sums.get(), w);
   }
 
  private:
-  int64_t a_part() const { return c_.groups * c_.out * row_.width; }
-  int64_t numbers_kept() const { return cut_.slabs() * c_.groups * layout_.numbers(); }
-  // Whether the batch is one part; and whether inputs are put in order once, as several shares read them.
-  bool alone() const { return parts_.parts == 1; }
-  bool keeps() const { return shares_.parts > 1 && numbers_kept() <= kMostKept; }
-
-  // How many panels of outputs a task has.
-  int64_t most_of_share(int64_t threads) const {
-    int64_t most = panels_.parts * c_.groups * parts_.parts / (kTasksAThread * threads);
-    if (alone() && numbers_kept() <= kMostKept) most = std::min(most, kOwnSums / (kMostRows * row_.width));
-    return std::clamp(most, int64_t{1}, panels_.parts);
-  }
+  int64_t a_part() const { return c_.groups * c_.out * plan_.row.width; }
 
   void fill(int64_t slab, int64_t group, const T* x, T* to) const {
-    layout_.fill(cut_.slab(slab), x + group * c_.in * product(grid_.in), c_.groups * c_.in, to);
+    layout_.fill(plan_.cut.slab(slab), x + group * c_.in * product(grid_.in), c_.groups * c_.in, to);
   }
 
   // The inputs of all slabs, by group.
   Memory<T> kept(Pool& pool, const T* x) const {
-    auto inputs = memory<T>(numbers_kept());
-    parallel(pool, cut_.slabs() * c_.groups,
-             [&](int64_t i) { fill(i / c_.groups, i % c_.groups, x, inputs.get() + i * layout_.numbers()); });
+    auto inputs = memory<T>(plan_.numbers_kept());
+    parallel(pool, plan_.cut.slabs() * c_.groups,
+             [&](int64_t i) { fill(i / c_.groups, i % c_.groups, x, inputs.get() + i * plan_.numbers); });
     return inputs;
   }
 
   // The share's sums over the slabs of a part.
   void add_slabs(int64_t part, int64_t group, const Share& share, const T* g, const T* x, const T* inputs, T* sums) const {
-    const int64_t outputs = panels_.begin(share.last) - panels_.begin(share.first);
-    const auto own = memory<T>(inputs ? 0 : layout_.numbers()), slopes = memory<T>(outputs * cut_.most_images * product(cut_.size));
-    for (int64_t s = parts_.begin(part); s < parts_.begin(part + 1); ++s) {
-      const Slab slab = cut_.slab(s);
+    const int64_t outputs = plan_.panels.begin(share.last) - plan_.panels.begin(share.first);
+    const auto own = memory<T>(inputs ? 0 : plan_.numbers), slopes = memory<T>(outputs * plan_.cut.most_images * product(plan_.cut.size));
+    for (int64_t s = plan_.parts.begin(part); s < plan_.parts.begin(part + 1); ++s) {
+      const Slab slab = plan_.cut.slab(s);
       if (!inputs) fill(s, group, x, own.get());
       order(grid_, slab, share, g + group * c_.out * product(grid_.places), c_.groups * c_.out, slopes.get());
-      const T* input = inputs ? inputs + (s * c_.groups + group) * layout_.numbers() : own.get();
-      add_products(row_, share, c_.in, slopes.get(), input, offsets_of(slab, layout_), s == parts_.begin(part), sums);
+      const T* input = inputs ? inputs + (s * c_.groups + group) * plan_.numbers : own.get();
+      add_products(plan_.row, share, c_.in, slopes.get(), input, offsets_of(slab, layout_), s == plan_.parts.begin(part), sums);
     }
   }
 
@@ -231,9 +250,9 @@ class Correlation {
     const Parts outputs(c_.groups * c_.out, kMostRows);
     parallel(pool, outputs.parts, [&](int64_t i) {
       for (int64_t o = outputs.begin(i); o < outputs.begin(i + 1); ++o) {
-        T* first = sums + o * row_.width;
-        for (int64_t part = 1; part < parts_.parts; ++part)
-          for (int64_t j = 0; j < row_.width; ++j) first[j] += first[part * a_part() + j];
+        T* first = sums + o * plan_.row.width;
+        for (int64_t part = 1; part < plan_.parts.parts; ++part)
+          for (int64_t j = 0; j < plan_.row.width; ++j) first[j] += first[part * a_part() + j];
         gather(first, o, w);
       }
     });
@@ -248,7 +267,7 @@ class Correlation {
       return;
     }
     std::vector<const T*> rows;
-    for (const Columns& run : row_.columns)
+    for (const Columns& run : plan_.row.columns)
       for (int64_t t = 0; t < run.taps; ++t) rows.push_back(sums + run.at + t * c_.in);
     for (int64_t first = 0; first < taps; first += kLanes<T>)
       interleave(rows.data() + first, std::min<int64_t>(kLanes<T>, taps - first), c_.in, w + first, taps);
@@ -256,11 +275,8 @@ class Correlation {
 
   const Channels& c_;
   const Grid& grid_;
-  const int64_t wanted_;
-  const Cut cut_;
+  const Plan<T> plan_;
   const ChannelsLast<T> layout_;
-  const Row row_;
-  const Parts parts_, panels_, shares_;
 };
 
 // g (N, O, *places) and x (N, C, *in) give w (O, C / groups, *K).

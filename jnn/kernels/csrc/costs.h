@@ -105,8 +105,6 @@ class Costs {
   }
 
  private:
-  // So many threads are reckoned with: what is chosen is for all machines the same.
-  static constexpr int kThreads = 2;
   // What a grid more of outputs and a group more of places cost, if they have next to nothing to do. Places take group after group, others
   // all at once.
   static constexpr double kGrid = 3000, kGroup = 6000, kSerial = 2.2;

@@ -223,16 +223,19 @@ void convolve(Pool& pool, const Channels& c, const std::vector<Grid>& grids, con
   parallel(pool, convolution.tasks(), [&](int64_t task) { convolution.run(task, x, w, y); });
 }
 
+// How a gradient by the weight cuts the places, and in how many parts it sums up the slabs of a block.
+template <class T>
+Cut cut_of(const Channels& c, const Grid& grid) {
+  return Reach(grid).cut(grid, c.batch, kLanes<T>, kMost, 1);
+}
+inline Parts parts_of(const Cut& cut, int64_t blocks) { return {cut.slabs(), std::max<int64_t>(1, cut.slabs() * blocks / kParts)}; }
+
 // The gradient by the weight: g (N, G * O, *places) and x (N, G, *in) give w (G * O, *K).
 template <class T>
 class Correlation {
  public:
   Correlation(const Channels& c, const Grid& grid)
-      : c_(c),
-        cut_(Reach(grid).cut(grid, c.batch, kLanes<T>, kMost, 1)),
-        layout_(grid, kLanes<T>, cut_),
-        taps_(grid, layout_),
-        parts_(cut_.slabs(), std::max<int64_t>(1, cut_.slabs() * blocks<T>(c) / kParts)) {
+      : c_(c), cut_(cut_of<T>(c, grid)), layout_(grid, kLanes<T>, cut_), taps_(grid, layout_), parts_(parts_of(cut_, blocks<T>(c))) {
     const int64_t all = taps_.offsets.size();
     for (int64_t begin = 0; begin < all;) {
       // Whole rows of the kernel, as many as there are registers for, or parts of one.

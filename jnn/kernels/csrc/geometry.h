@@ -13,6 +13,8 @@ namespace jnn {
 using Ints = std::array<int64_t, 3>;
 
 inline int64_t product(const Ints& sizes) { return sizes[0] * sizes[1] * sizes[2]; }
+// Where a place stands among all, row by row.
+inline int64_t flat(const Ints& sizes, int64_t z, int64_t y, int64_t x) { return (z * sizes[1] + y) * sizes[2] + x; }
 
 // One offset of the kernel: which of its elements, and where it reads from.
 struct Tap {

@@ -59,6 +59,8 @@ class Rows {
 
   int64_t count() const { return c_.batch * product(grid_.places); }
   int64_t depth() const { return c_.in * kernel_; }
+  // Those of a place and an input channel; none where squares of numbers are transposed.
+  int64_t lines() const { return single() ? 0 : lines_.size(); }
   // What it costs to gather a number, or a line of an input channel, in cycles of a product of vectors.
   double cost() const { return single() ? 0.5 : 3.3 * lines_.size(); }
 

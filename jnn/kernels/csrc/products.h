@@ -106,9 +106,14 @@ struct Parts {
   int64_t size(int64_t i) const { return begin(i + 1) - begin(i); }
 };
 
+// So many threads are reckoned with where a formulation is chosen: what is chosen is for all machines the same.
+constexpr int kThreads = 2;
+// How many times faster than one these are with so many tasks, all alike.
+inline double shared(int64_t tasks) { return double(tasks) / ((tasks + kThreads - 1) / kThreads); }
+
 // How long tiles of so many rows in all take for a term, in cycles of a product of vectors: those of few rows wait for what they load.
-inline double tile_cycles(int64_t rows) {
-  const Parts parts(rows, kMostRows);
+inline double tile_cycles(int64_t rows, int64_t most = kMostRows) {
+  const Parts parts(rows, most);
   double all = 0;
   for (int64_t i = 0; i < parts.parts; ++i) all += std::max(parts.size(i) * 1.0, parts.size(i) / 2.0 + 2);
   return all;

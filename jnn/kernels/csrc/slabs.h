@@ -51,6 +51,7 @@ class Layout {
 
   const Cut& cut() const { return cut_; }
 
+  int64_t phases() const { return phases_.size(); }
   // Numbers of a channel of a slab's input, and of those that places are counted through: of one row, one depth, one image.
   int64_t channel() const { return phases_.size() * places(); }
   int64_t row() const { return input_[2]; }
@@ -191,15 +192,23 @@ void convolve(Pool& pool, const Channels& c, const Grid& grid, const T* x, const
   });
 }
 
+// The input channels of a group in parts, for each of which a task makes the gradient by the weight; and how it cuts the places.
+inline Parts shares(const Channels& c, const Grid& grid, int64_t threads) {
+  const int64_t most = std::max<int64_t>(1, 40 / int64_t(grid.taps.size()));
+  return {c.in, std::clamp(c.in * c.groups / (kTasksAThread * threads), int64_t{1}, most)};
+}
+template <class T>
+Layout<T> layout_of(const Channels& c, const Grid& grid, const Parts& shares) {
+  return {grid, c.batch, shares.size(0) + 1, kPlacesAtOnce, 1};
+}
+
 // The gradient by the weight: g (N, O, *places) and x (N, C, *in) give w (O, C / groups, *K).
 template <class T>
 void correlate(Pool& pool, const Channels& c, const Grid& grid, const T* g, const T* x, T* w) {
   const int64_t taps = grid.taps.size(), in_size = product(grid.in), columns = c.in * taps, lanes = kLanes<T>;
   std::fill(w, w + c.groups * c.out * columns, T{0});
-  const int64_t wanted = kTasksAThread * pool.num_threads();
-  // A task makes the gradient for some input channels of a group.
-  const Parts channels(c.in, std::clamp(c.in * c.groups / wanted, int64_t{1}, std::max<int64_t>(1, 40 / taps)));
-  const Layout<T> layout(grid, c.batch, channels.size(0) + 1, kPlacesAtOnce, 1);
+  const Parts channels = shares(c, grid, pool.num_threads());
+  const Layout<T> layout = layout_of<T>(c, grid, channels);
   const Parts rows(c.out, kMostDots);
   parallel(pool, c.groups * channels.parts, [&](int64_t task) {
     const int64_t group = task / channels.parts, begin = channels.begin(task % channels.parts),
