@@ -103,9 +103,9 @@ void convolve(Pool& pool, const Choice& choice, Channels c, std::vector<Grid> gr
   // In steps of one a convolution is the gradient of another.
   std::optional<Grid> other;
   if (!whole && c.kernel() > 1 && grids[0].in_step == Ints{1, 1, 1}) other = grids[0].reversed();
-  const Grid* spread = other ? &*other : whole;
-  // The gradient by the input of a kernel of 1 in steps of one is such a convolution itself.
+  // The gradient by the input of a kernel of 1 in steps of one is such a convolution itself, and its columns are what is asked for.
   const bool one = !whole || (c.kernel() == 1 && grids.size() == 1);
+  const Grid* spread = other ? &*other : one ? nullptr : whole;
   const Chosen<T> chosen(c, grids, spread, one);
   if (c.in == 1 && choice.allows("channels", chosen.channels)) return depthwise::convolve(pool, c, grids, x, w, bias, y);
   if (spread && choice.allows("columns", chosen.columns)) return columns::convolve(pool, c, *spread, x, w, bias, y);

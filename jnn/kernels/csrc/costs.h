@@ -89,7 +89,8 @@ class Costs {
         !places::across(c_) && affine::by_rows(rows, c_.out, depth)
             ? sums * (1.4 * depth / kTileColumns<T> + 11.0)
             : depth * (0.95 * tile_cycles(tiles.size(tiles.parts - 1)) * tiles.parts * Panels<T>{c_.out}.count() + 0.5 * c_.out);
-    const double one = rows * c_.in * gathered + products + 1.8 * sums;
+    const double far = 2.0 * std::max<int64_t>(0, rows * depth - kNear);
+    const double one = rows * c_.in * gathered + products + 1.8 * sums + far;
     return c_.groups > 1 ? c_.groups * (kSerial * one + kGroup) : one;
   }
 
@@ -108,6 +109,9 @@ class Costs {
   // What a grid more of outputs and a group more of places cost, if they have next to nothing to do. Places take group after group, others
   // all at once.
   static constexpr double kGrid = 3000, kGroup = 6000, kSerial = 2.2;
+
+  // Numbers of rows that stay in a core's own cache. More take up to four times as long where other programs fill the common one.
+  static constexpr int64_t kNear = 1 << 17;
 
   double taps() const { return grid_.taps.size(); }
   // Weights that are put in order, those of other phases too.
