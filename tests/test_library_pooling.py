@@ -30,6 +30,10 @@ SHAPES = {
     "along a row in long steps": ((131,), ((6, 5, 1, 2),)),
     "the whole plane": ((5, 7), ((5, 5, 1, 0), (7, 1, 1, 0))),
     "the whole of few places": ((3,), ((3, 3, 1, 0),)),
+    "of small planes, overlapping": ((6, 5), ((3, 2, 1, 1), (3, 1, 1, 1))),
+    "of small planes, dilated": ((7, 8), ((2, 1, 3, 1), (3, 3, 2, 2))),
+    "of small volumes": ((3, 4, 3), ((2, 1, 1, 1), (3, 2, 1, 0), (2, 1, 1, 0))),
+    "along a short row": ((13,), ((4, 2, 1, 1),)),
     "of volumes": ((5, 6, 19), ((2, 2, 1, 1), (3, 1, 2, 0), (3, 2, 1, 1))),
 }
 KINDS = {
@@ -84,6 +88,38 @@ def test_maxima_their_places_and_gradients_are_their_definition(sizes, static, k
         for a, b in zip(call(x), expected, strict=True):
             assert a.dtype == b.dtype
             np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "axes"),
+    [
+        ((7, 6), ((3, 2, 1, 1), (3, 1, 1, 1))),
+        ((9, 5), ((2, 3, 1, 0), (2, 2, 2, 1))),
+        ((4, 3, 5), ((3, 1, 1, 1), (2, 2, 1, 0), (5, 3, 1, 2))),
+        ((13,), ((4, 2, 1, 1),)),
+    ],
+)
+def test_sums_over_windows_are_those_of_slices(sizes, axes, rng):
+    static = _windows(sizes, axes)
+
+    def run(x):
+        y, pull = jax.vjp(lambda x: windows.total(x, static), x)
+        return y, *pull(y**2)
+
+    x = rng.integers(-9, 9, (5, 15, *sizes)).astype(np.float32)
+    call = jax.jit(run).lower(x).compile()
+    assert "jnn_sample" in call.as_text()
+    jax.clear_caches()
+    with lowering(native=True):
+        expected = jax.jit(run)(x)
+    # Sums of integers that are exact.
+    for a, b in zip(call(x), expected, strict=True):
+        np.testing.assert_array_equal(a, b)
+    # A number is in the sums of its own windows alone.
+    x[0, 0].flat[0] = np.nan
+    with lowering(native=True):
+        held = np.isnan(windows.total(x, static))
+    np.testing.assert_array_equal(np.isnan(call(x)[0]), held)
 
 
 def _pooled(x):

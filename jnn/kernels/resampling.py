@@ -134,12 +134,17 @@ def resample_space(x: Array, taps: Sequence[Taps]) -> Array:
     if takes(x) and copied and not all(t.repeated for t in taps):
         return _copy(tuple(taps), x)
     if takes(x) and not copied and are_small(taps):
-        first, outputs = x.ndim - len(taps), (len(t.index) for t in taps)
-        y = resample(x.reshape(*x.shape[:first], math.prod(x.shape[first:])), first, _joined(tuple(taps)))
-        return y.reshape(*x.shape[:first], *outputs)
+        return resample_joined(x, taps)
     for axis, own in reversed(list(enumerate(taps, x.ndim - len(taps)))):
         x = resample(x, axis, own)
     return x
+
+
+def resample_joined(x: Array, taps: Sequence[Taps]) -> Array:
+    """:func:`resample_space`, of all axes at once."""
+    first, outputs = x.ndim - len(taps), (len(t.index) for t in taps)
+    y = resample(x.reshape(*x.shape[:first], math.prod(x.shape[first:])), first, _joined(tuple(taps)))
+    return y.reshape(*x.shape[:first], *outputs)
 
 
 def are_small(taps: Sequence[Taps]) -> bool:

@@ -21,7 +21,7 @@ from ..core import dtypes
 from . import sampling
 from .foreign import Arrays, foreign, takes
 from .platform import native
-from .resampling import Taps, are_small, resample, resample_space
+from .resampling import Taps, are_small, resample, resample_joined, resample_space
 from .sums import sum_last, sums
 from .taps import numbers
 
@@ -42,8 +42,15 @@ _FEW_WINDOWS, _LONG_ALONE, _LONG_IN_PLANES = 14, 10, 3
 # Of those that overlap along more axes than one the library takes 0.4 to 1.1 of the time of slices where there are so many along a row and
 # some are of padding; else 0.7 to 3.4.
 _MANY_OVERLAPPING = 9
+# Planes of so many places, of which there are so many, are side by side in the library's vectors: 0.2 to 1.1 of the time of slices where
+# windows read what others do or padding, of padded rows from so many numbers on.
+_BESIDE, _MOST_BESIDE, _LEAST_BESIDE = 32, 4096, 10
 # Sums over so many places in steps of one are of shifted rows: 0.35 to 0.9 of the time of slices of a padded one, of 15 places 2.8.
 _SHORT = 9
+# Sums over windows with padding or of what others read are resampled by the library, where there are so many planes: along planes of so
+# many places times a window's, or rows of such sizes in steps of more than one. 0.3 to 0.95 of the time of slices, of 7 x 7 in steps of one
+# 1.5 forward and 0.45 with the gradient; of shorter or longer rows or of fewer planes 1.1 to 3.
+_MOST_JOINED, _RESAMPLED = 16384, range(10, 2049)
 
 
 class Window(NamedTuple):
@@ -55,10 +62,14 @@ class Window(NamedTuple):
     before: int
     count: int
 
+    def places(self, size: int) -> tuple[np.ndarray, np.ndarray]:
+        """(count, size of a window): the places of each, and which are among ``size``."""
+        places = self.starts()[:, None] + np.arange(self.size) * self.dilation
+        return places, (places >= 0) & (places < size)
+
     def reaches(self, size: int) -> bool:
         """Whether each window has one of ``size`` places."""
-        places = np.arange(self.count)[:, None] * self.stride - self.before + np.arange(self.size) * self.dilation
-        return bool(((places >= 0) & (places < size)).any(1).all())
+        return bool(self.places(size)[1].any(1).all())
 
     def is_whole(self, size: int) -> bool:
         """Whether there is one window, of all of ``size`` places."""
@@ -125,6 +136,8 @@ def total(x: Array, windows: tuple[Window | Bins, ...]) -> Array:
         return lax.expand_dims(sum_last(x, len(windows)).astype(x.dtype), range(x.ndim - len(windows), x.ndim))
     if takes(x) and all(isinstance(w, Bins) for w in windows) and are_small(taps := [_taps(w) for w in windows]):
         return resample_space(x, taps)
+    if (taps := _resampled(x, windows)) is not None:
+        return resample_joined(x, taps)
     only = windows[0] if len(windows) == 1 else None
     if isinstance(only, Window) and only.stride == 1 and only.size <= _SHORT and not native():
         return _total_of_shifted(x, only)
@@ -241,8 +254,20 @@ def _values(windows: tuple[Window | Bins, ...], x: Array) -> Array:
         return _values_of_bins(windows, x)[0]
     # XLA is faster where windows read what others do along one axis at most, but for long rows, and where none are of padding.
     many = len(overlap) > 1 and not runs and last.count >= _MANY_OVERLAPPING
-    by_library = many or (len(windows) == 1 == len(overlap) and _is_long(overlap[0], x.shape[-1]))
+    by_library = many or (_fit_beside(x, len(windows)) and not (runs and (len(windows) == 1 or not overlap)))
+    by_library |= len(windows) == 1 == len(overlap) and _is_long(overlap[0], x.shape[-1])
     return _values_of_windows(windows, x)[0] if by_library else _maximum(x, windows, False)[0]
+
+
+def _fit_beside(x: Array, axes: int) -> bool:
+    """Whether planes of the last ``axes`` are so small and so many that the library has them side by side."""
+    sizes = x.shape[x.ndim - axes :]
+    return _outer(x, axes) >= _BESIDE and math.prod(sizes) <= _MOST_BESIDE and (axes > 1 or sizes[0] >= _LEAST_BESIDE)
+
+
+def _outer(x: Array, axes: int) -> int:
+    """The number of planes of the last ``axes``."""
+    return math.prod(x.shape[: x.ndim - axes])
 
 
 def _is_long(w: Window, size: int) -> bool:
@@ -295,6 +320,24 @@ def _taps(bins: Bins) -> Taps:
     """Equal for equal bins, so that what is compiled for them is found again."""
     places, filled = bins.places()
     return Taps(bins.size, places, filled.astype(np.float64))
+
+
+@functools.lru_cache(1024)
+def _taps_of_window(w: Window, size: int) -> Taps:
+    places, filled = w.places(size)
+    return Taps(size, np.clip(places, 0, size - 1), filled.astype(np.float64))
+
+
+def _resampled(x: Array, windows: tuple[Window | Bins, ...]) -> list[Taps] | None:
+    """What sums over ``windows`` of ``x`` are, if the library is faster at them than XLA is at slices."""
+    sizes = x.shape[x.ndim - len(windows) :]
+    if not takes(x) or _outer(x, len(windows)) < _BESIDE:
+        return None
+    even = [w for w in windows if isinstance(w, Window)]
+    if len(even) < len(windows) or all(w.size <= w.stride and w.is_run_of(n) for w, n in zip(even, sizes, strict=True)):
+        return None
+    few = math.prod(w.count * w.size for w in even) <= _MOST_JOINED if len(even) > 1 else sizes[0] in _RESAMPLED and even[0].stride > 1
+    return [_taps_of_window(w, n) for w, n in zip(even, sizes, strict=True)] if few else None
 
 
 def _total_along(x: Array, axis: int, window: Window | Bins) -> Array:

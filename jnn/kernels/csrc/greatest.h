@@ -89,6 +89,28 @@ struct Greatest<T, false> {
   }
 };
 
+// The value alone, where none is NaN.
+template <class T>
+struct GreatestOrdered {
+  Vector<T> value;
+
+  GreatestOrdered() = default;
+  GreatestOrdered(Vector<T> value, Integers<T>) : value(value) {}
+  void see(Vector<T> other, Integers<T>) { value = greater<T>(other, value); }
+  void see(const GreatestOrdered& other) { value = greater<T>(other.value, value); }
+  void settle() {}
+};
+
+template <class T>
+bool any_nan(const T* row, int64_t size) {
+  Integers<T> unordered{};
+  vectors<T>(size, [&](int64_t at, auto, auto lanes) {
+    const Vector<T> v = lanes.load(row + at);
+    unordered |= v != v;
+  });
+  return any<T>(unordered);
+}
+
 // Those of two vectors in lanes `half` apart: of a where that bit of the lane is 0, else of b.
 template <int half, class T, size_t... i>
 inline Vector<T> joined_halves(Vector<T> a, Vector<T> b, std::index_sequence<i...>) {

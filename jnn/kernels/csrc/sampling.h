@@ -196,6 +196,16 @@ void scatter_several(const Terms<T>& terms, int64_t places, Rows<const T> g, Row
   }
 }
 
+// The same of samples of a plane, each of which has indices of its own, one a place: of a plane alone each sum waits for the one before.
+template <int n, class T>
+void scatter_apart(const Terms<T>& terms, int64_t places, Rows<const T> g, Rows<T> x) {
+  T nowhere{};
+  for (int64_t p = 0; p < places; ++p) {
+#pragma GCC unroll 8
+    for (int c = 0; c < n; ++c) Element<T>(x.from(c), terms.index[c * places + p], &nowhere).of(0) += g.at(c)[p];
+  }
+}
+
 // to[entry] += sum over n planes of g[c][p] * x[c][index], for places from begin to end.
 template <int n, class T>
 void dots_several(const Terms<T>& terms, int64_t begin, int64_t end, Rows<const T> g, Rows<const T> x, T missing, T* to) {
@@ -286,7 +296,7 @@ class Blocks {
 template <class T>
 class Channels {
  public:
-  explicit Channels(int64_t size) : size_(size), own_(zeros<T>(kWide * size)) {}
+  explicit Channels(int64_t size) : size_(size), own_(memory<T>(kWide * size)) {}
   Rows<T> rows() const { return {own_.get(), size_, kWide}; }
   // Of pixels or places from begin to end.
   Rows<const T> read(Rows<const T> planes, int64_t begin, int64_t end) {
@@ -302,22 +312,33 @@ class Channels {
   Memory<T> own_;
 };
 
+// Calls run(blocks, block, pixels, places) for all planes, side by side.
+template <class T, class Run>
+void each_beside(Pool& pool, const Problem<T>& problem, const Run& run) {
+  const Blocks<T> blocks(problem, kWide);
+  by_task(pool, blocks.count(), std::max<int64_t>(1, problem.work() / blocks.count()), 1, [&](int64_t begin, int64_t end) {
+    Channels<T> pixels(problem.count), places(problem.places);
+    for (int64_t i = begin; i < end; ++i) run(blocks, blocks[i], pixels, places);
+  });
+}
+
 template <class T>
 void gather_planes(Pool& pool, const Problem<T>& problem, const T* x, T* y) {
-  const bool beside = problem.side_by_side(pool.num_threads());
-  const Blocks<T> blocks(problem, beside ? kWide : kPlanes);
-  const Parts parts = beside ? Parts(1, 1) : shares(pool, problem, blocks.count());
   const std::vector<T> missing = problem.filled();
+  if (problem.side_by_side(pool.num_threads())) {
+    return each_beside(pool, problem, [&](const Blocks<T>& blocks, const Block& block, Channels<T>& pixels, Channels<T>& places) {
+      const Rows<const T> from = pixels.read(blocks.pixels(block, x), 0, problem.count);
+      gather(problem.of(block.n), kWide, 0, problem.places, from, missing.data(), places.rows());
+      places.write(blocks.places(block, y));
+    });
+  }
+  const Blocks<T> blocks(problem, kPlanes);
+  const Parts parts = shares(pool, problem, blocks.count());
   share(pool, problem.work(), blocks.count() * parts.parts, [&](int64_t task) {
     const Block block = blocks[task / parts.parts];
     const Rows<const T> from = blocks.pixels(block, x);
     const Rows<T> to = blocks.places(block, y);
     const Terms<T> terms = problem.of(block.n);
-    if (beside) {
-      Channels<T> pixels(problem.count), places(problem.places);
-      gather(terms, kWide, 0, problem.places, pixels.read(from, 0, problem.count), missing.data(), places.rows());
-      return places.write(to);
-    }
     const int64_t begin = parts.begin(task % parts.parts), end = parts.begin(task % parts.parts + 1);
     by_planes(block.channels, [&](auto n, int64_t c) {
       (terms.copies() ? copy_several<n, T> : gather_several<n, T>)(terms, begin, end, from.from(c), problem.missing, to.from(c));
@@ -327,17 +348,26 @@ void gather_planes(Pool& pool, const Problem<T>& problem, const T* x, T* y) {
 
 template <class T>
 void scatter_planes(Pool& pool, const Problem<T>& problem, const T* g, T* x) {
-  const bool beside = problem.side_by_side(pool.num_threads());
-  const Blocks<T> blocks(problem, beside ? kWide : problem.planes_a_task(pool.num_threads()));
+  if (problem.side_by_side(pool.num_threads())) {
+    return each_beside(pool, problem, [&](const Blocks<T>& blocks, const Block& block, Channels<T>& pixels, Channels<T>& places) {
+      const Rows<const T> from = places.read(blocks.places(block, g), 0, problem.places);
+      scatter(problem.of(block.n), kWide, problem.places, from, pixels.rows());
+      pixels.write(blocks.pixels(block, x));
+    });
+  }
+  if (problem.width == 1 && problem.terms.single()) {
+    return by_task(pool, problem.batch, problem.count + problem.places, 1, [&](int64_t begin, int64_t end) {
+      std::fill(x + begin * problem.count, x + end * problem.count, T{0});
+      const Rows<const T> from{g + begin * problem.places, end - begin, problem.places};
+      const Rows<T> to{x + begin * problem.count, end - begin, problem.count};
+      by_planes(end - begin, [&](auto n, int64_t i) { scatter_apart<n>(problem.of(begin + i), problem.places, from.from(i), to.from(i)); });
+    });
+  }
+  const Blocks<T> blocks(problem, problem.planes_a_task(pool.num_threads()));
   share(pool, problem.work(), blocks.count(), [&](int64_t task) {
     const Block block = blocks[task];
     const Rows<const T> from = blocks.places(block, g);
     const Rows<T> to = blocks.pixels(block, x);
-    if (beside) {
-      Channels<T> places(problem.places), pixels(problem.count);
-      scatter(problem.of(block.n), kWide, problem.places, places.read(from, 0, problem.places), pixels.rows());
-      return pixels.write(to);
-    }
     std::fill(to.data, to.at(to.count), T{0});
     by_planes(block.channels,
               [&](auto n, int64_t c) { scatter_several<n>(problem.of(block.n), problem.places, from.from(c), to.from(c)); });
