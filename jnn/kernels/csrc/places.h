@@ -117,16 +117,20 @@ class Rows {
       }
   }
 
+  // Of a line that begins at a column of the input.
+  Mask inside(const Line& line, int64_t column) const {
+    const int64_t last = column + (line.count - 1) * line.step, size = grid_.in[2];
+    if (column >= 0 && last < size) return between(0, line.count);
+    if (column >= size || last < 0) return 0;
+    const int64_t step = std::max<int64_t>(1, line.step);
+    return between((std::max<int64_t>(0, -column) + step - 1) / step, std::min(line.count, (size - 1 - column) / step + 1));
+  }
+
   Read read(const Line& line, const Ints& place) const {
     Ints at;
     for (int d = 0; d < 3; ++d) at[d] = place[d] * grid_.in_step[d] + line.offset[d];
     if (!line.reads || at[0] < 0 || at[0] >= grid_.in[0] || at[1] < 0 || at[1] >= grid_.in[1]) return {0, 0};
-    Mask mask = 0;
-    for (int64_t i = 0; i < line.count; ++i) {
-      const int64_t column = at[2] + i * line.step;
-      if (column >= 0 && column < grid_.in[2]) mask |= 1u << i;
-    }
-    return {(at[0] * grid_.in[1] + at[1]) * grid_.in[2] + at[2], mask};
+    return {(at[0] * grid_.in[1] + at[1]) * grid_.in[2] + at[2], inside(line, at[2])};
   }
 
   const Channels& c_;
