@@ -49,7 +49,15 @@ def test_every_derivative_of_a_convolution_is_that_of_xlas(channels, per_group, 
     groups = channels // per_group
     if size + 2 * options.get("padding", 0) <= 2 * options.get("dilation", 1):
         options = options | {"padding": 2}
-    x, w = jnp.asarray(rng.standard_normal((2, channels, size, size))), jnp.asarray(rng.standard_normal((channels, per_group, 3, 3)))
+    _has_xlas_derivatives(rng, (2, channels, size, size), (channels, per_group, 3, 3), groups, options)
+
+
+def test_every_derivative_of_a_convolution_by_a_number_a_channel_is_that_of_xlas(rng, quick_compilation):
+    _has_xlas_derivatives(rng, (2, 4, 5, 5), (4, 1, 1, 1), 4, {})
+
+
+def _has_xlas_derivatives(rng, input_shape, weight_shape, groups, options):
+    x, w = jnp.asarray(rng.standard_normal(input_shape)), jnp.asarray(rng.standard_normal(weight_shape))
     stride, padding, dilation = (options.get(name, default) for name, default in (("stride", 1), ("padding", 0), ("dilation", 1)))
 
     def ours(x, w):
