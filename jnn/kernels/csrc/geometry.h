@@ -52,6 +52,16 @@ struct Grid {
     return found;
   }
 
+  // The rows of taps, where all columns of them have the same, one after another; else 0.
+  int64_t tap_rows() const {
+    if (taps.empty()) return 0;
+    const auto above = [](const Tap& a, const Tap& b) { return a.offset[1] < b.offset[1]; };
+    const auto [least, most] = std::minmax_element(taps.begin(), taps.end(), above);
+    const int64_t first = least->offset[1], rows = most->offset[1] - first + 1;
+    const int64_t columns = std::count_if(taps.begin(), taps.end(), [=](const Tap& tap) { return tap.offset[1] == first; });
+    return columns * rows == int64_t(taps.size()) ? rows : 0;
+  }
+
   // Whether places are the outputs, one after another.
   bool whole() const { return places == out && first == Ints{0, 0, 0} && out_step == Ints{1, 1, 1}; }
 

@@ -13,6 +13,7 @@
 #include "memory.h"
 #include "parallel.h"
 #include "products.h"
+#include "stacks.h"
 #include "vector.h"
 #include "weights.h"
 
@@ -72,6 +73,18 @@ class Layout {
       for (const auto& [phase, shift] : taps_)
         found.push_back(c * channel() + phase * places() + (shift[0] * input_[1] + shift[1]) * input_[2] + shift[2]);
     return found;
+  }
+
+  // In steps of one.
+  Stacks stacks() const {
+    std::vector<Ints> shifts;
+    for (const auto& [phase, shift] : taps_) shifts.push_back(shift);
+    return {shifts, reach_[1] + 1, row(), depth()};
+  }
+  // The shifts by depths that are inside the input, for a depth of a slab.
+  Range inside(const Slab& slab, int64_t depth) const {
+    const int64_t first = (slab.begin[0] + depth) * grid_.in_step[0] + low_[0];
+    return {-first, grid_.in[0] - first};
   }
 
   // The slab's input, of `channels` channels from x on, which is one of `in_channels` of its first image.
@@ -153,6 +166,28 @@ void write(const Grid& grid, const Slab& slab, int64_t depth, int64_t pitch, con
   }
 }
 
+// To one output, by stacks of taps.
+template <class T>
+void convolve_stacked(Pool& pool, const Channels& c, const Grid& grid, const Layout<T>& layout, const T* x, const T* weights, const T* bias,
+                      T* y) {
+  const Stacks stacks = layout.stacks();
+  const int64_t taps = c.in * grid.taps.size(), in_size = product(grid.in), out_size = product(grid.out), pitch = whole<T>(grid.places[2]);
+  parallel(pool, layout.cut().slabs() * c.groups, [&](int64_t task) {
+    const int64_t group = task % c.groups;
+    const Slab slab = layout.cut().slab(task / c.groups);
+    const auto input = memory<T>(c.in * layout.channel() + layout.kSlack), own = memory<T>(taps), sums = memory<T>(slab.size[1] * pitch);
+    layout.fill(slab, x + group * c.in * in_size, c.in, c.groups * c.in, input.get());
+    stacks.order(weights + group * taps, c.in, own.get());
+    for (int64_t i = 0; i < slab.images; ++i)
+      for (int64_t depth = 0; depth < slab.size[0]; ++depth) {
+        const T* from = input.get() + i * layout.image() + depth * layout.depth();
+        stacks.multiply(own.get(), from, c.in, layout.channel(), layout.inside(slab, depth), slab.size[1], grid.places[2],
+                        bias ? bias[group] : T{0}, sums.get(), pitch);
+        write(grid, slab, depth, pitch, sums.get(), y + ((slab.image + i) * c.groups + group) * out_size);
+      }
+  });
+}
+
 template <class T>
 void convolve(Pool& pool, const Channels& c, const Grid& grid, const T* x, const T* w, const T* bias, T* y) {
   const int64_t depth = c.in * grid.taps.size(), in_size = product(grid.in), out_size = product(grid.out), width = kTileColumns<T>;
@@ -160,6 +195,7 @@ void convolve(Pool& pool, const Channels& c, const Grid& grid, const T* x, const
   const auto weights = ordered(pool, c, grid, w, rows);
   const int64_t wanted = kTasksAThread * pool.num_threads();
   const Layout<T> layout(grid, c.batch, c.in, kMost, (wanted + c.groups - 1) / c.groups);
+  if (in_stacks(c, grid)) return convolve_stacked(pool, c, grid, layout, x, weights.get(), bias, y);
   const auto offsets = layout.offsets(c.in);
   parallel(pool, layout.cut().slabs() * c.groups, [&](int64_t task) {
     const int64_t group = task % c.groups;
