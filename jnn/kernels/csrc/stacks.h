@@ -15,9 +15,10 @@ namespace jnn {
 
 // Taps of a stack, and rows of places that are summed up at a time.
 constexpr int kStack = 7, kStackRows = kRegisters == 32 ? 8 : 6;
-// Of so few rows of taps, or more outputs than one, tiles of neighbours take 0.85 to 0.97 of the time; of more 1.25 to 2.
+// Of so few rows of taps tiles of neighbours take 0.85 to 0.97 of the time; of more 1.25 to 2.
 constexpr int64_t kFewTapRows = 3;
 
+// Whether slabs are summed up by stacks.
 inline bool in_stacks(const Channels& c, const Grid& grid) {
   return c.out == 1 && grid.in_step == Ints{1, 1, 1} && grid.tap_rows() > kFewTapRows;
 }
