@@ -20,6 +20,8 @@ using Span = ffi::Span<const int64_t>;
 struct Columns {
   Span from;
   int64_t begin = 0, end = 0;
+  // Whether all others are the number.
+  bool filled = true;
 
   explicit Columns(Span from) : from(from) {
     const int64_t count = from.size();
@@ -27,17 +29,20 @@ struct Columns {
       for (next = first + 1; next < count && from[next - 1] >= 0 && from[next] == from[next - 1] + 1;) ++next;
       if (from[first] >= 0 && next - first > end - begin) begin = first, end = next;
     }
+    for (int64_t i = 0; i < count; ++i) filled &= from[i] < 0 || (i >= begin && i < end);
   }
 
   template <class T>
   void copy(const T* row, T value, T* to) const {
-    const auto one = [&](int64_t i) { to[i] = from[i] < 0 ? value : row[from[i]]; };
-    for (int64_t i = 0; i < begin; ++i) one(i);
-    const T* near = row + from[begin] - begin;
-    int64_t i = begin;
-    for (; i + kLanes<T> <= end; i += kLanes<T>) store(to + i, load(near + i));
-    if (i < end) store_masked(to + i, load_masked(near + i, between(0, end - i), 1), between(0, end - i), 1);
-    for (i = end; i < static_cast<int64_t>(from.size()); ++i) one(i);
+    // Stores may change members for all that a compiler knows.
+    const int64_t *const index = from.begin(), first = begin, last = end, count = from.size();
+    const auto others = [=](int64_t i, int64_t stop) {
+      if (filled) return fill(to + i, stop - i, value);
+      for (; i < stop; ++i) to[i] = index[i] < 0 ? value : row[index[i]];
+    };
+    others(0, first);
+    if (first < last) copy_short(row + index[first], last - first, to + first);
+    others(last, count);
   }
 
   // Back to where they come from.
@@ -59,6 +64,11 @@ struct Columns {
   }
 
  private:
+  template <class T>
+  static void fill(T* to, int64_t count, T value) {
+    for (int64_t i = 0; i < count; i += kLanes<T>) store_some(to + i, broadcast(value), count - i);
+  }
+
   template <class T>
   void add_others(const T* slopes, T* row) const {
     const auto one = [&](int64_t i) {
