@@ -75,7 +75,7 @@ class Layout {
     return found;
   }
 
-  // In steps of one.
+  // The taps as stacks, of what is in_stacks().
   Stacks stacks() const {
     std::vector<Ints> shifts;
     for (const auto& [phase, shift] : taps_) shifts.push_back(shift);
