@@ -78,3 +78,30 @@ def test_empty_batch_and_gradient_without_scatter(mode):
 
 def test_constant_padding_accepts_fewer_sides():
     assert jnn.ZeroPad2d((1, 2))(X).shape == (1, 2, 10)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    ("shape", "pad"),
+    [
+        ((5, 3, 4), (1, 2)),
+        ((300, 40, 7), (0, 3)),
+        ((3, 37, 1), (1, 1)),
+        ((2, 40, 5, 9), (3, 1, 2, 1)),
+        ((2, 40, 16, 16), (1, 3, 0, 1)),
+        ((2, 3, 5, 140), (1, 3, 2, 1)),
+        ((2, 3, 5, 9), (-1, 3, 2, 1)),
+        ((2, 3, 5, 9), (1, 3, -2, 1)),
+        ((2, 30, 3, 5, 9), (2, 0, 1, 1, 1, 2)),
+        ((2, 30, 3, 5, 9), (2, 0, 1, 1, -1, 2)),
+    ],
+)
+def test_constant_padding_of_short_and_long_rows(shape, pad, dtype, rng):
+    x = rng.standard_normal(shape).astype(dtype)
+    leaf = torch.tensor(x, requires_grad=True)
+    theirs = torch.nn.functional.pad(leaf, pad, value=-7.5)
+    slope = rng.standard_normal(theirs.shape).astype(dtype)
+    theirs.backward(torch.tensor(slope))
+    mine, back = jax.vjp(lambda x: F.pad(x, pad, value=-7.5), jnp.asarray(x))
+    np.testing.assert_array_equal(mine, theirs.detach())
+    np.testing.assert_array_equal(back(jnp.asarray(slope))[0], leaf.grad)
