@@ -29,7 +29,7 @@ class Layout(NamedTuple):
         groups, members, places: the first axis of each.
         eps: added to the variance.
         across: whether samples share their statistics; groups then have one member.
-        centered: whether the mean is taken off; else the variance is the mean square.
+        centered: whether the mean is taken off; else the variance is the mean square, and there is no bias.
     """
 
     groups: int

@@ -28,8 +28,8 @@ constexpr int64_t kMostPartial = 32, kLeastRows = 4;
 constexpr int64_t kPastCacheAlone = 16 << 20;
 // Rows of columns that are read at a time.
 constexpr int64_t kRows = 32;
-// Numbers of items whose statistics are taken before the first is normalised, 16 KiB of 4 bytes: what needs no other waits for none.
-constexpr int64_t kAhead = 4096;
+// Numbers of items whose statistics are taken before the first is normalised, 8 KiB of 4 bytes: what needs no other waits for none.
+constexpr int64_t kAhead = 2048;
 
 // The weights of a vector of numbers, each its own or all one.
 template <bool by_number, class T, class Lanes>
@@ -55,7 +55,8 @@ void forward_item(const Layout& l, const Forward<T>& a, int64_t item) {
     T* y = a.y + begin;
     vectors<T>(l.length(), [&](int64_t at, auto, auto lanes) {
       const Vector<T> factor = scale * weights<by_number>(w, at, lanes);
-      lanes.store(y + at, (lanes.load(x + at) - mean) * factor + weights<by_number>(b, at, lanes), past);
+      if (l.centered) lanes.store(y + at, (lanes.load(x + at) - mean) * factor + weights<by_number>(b, at, lanes), past);
+      else lanes.store(y + at, lanes.load(x + at) * factor, past);
     });
   }
 }

@@ -13,7 +13,7 @@ constexpr int64_t kLeastPlaces = 16;
 
 // x is (batch, groups, members, places), a weight (groups, members). Each group of each sample is an item, which has its mean and
 // variance; `across` samples it is each group, of one member, in all of them. Items are read by runs of neighbours. Not `centered`, the
-// mean counts as 0.
+// mean counts as 0, and there is no bias.
 struct Layout {
   int64_t batch, groups, members, places;
   bool across, centered;
