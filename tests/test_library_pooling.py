@@ -97,6 +97,10 @@ def test_maxima_their_places_and_gradients_are_their_definition(sizes, static, k
         ((9, 5), ((2, 3, 1, 0), (2, 2, 2, 1))),
         ((4, 3, 5), ((3, 1, 1, 1), (2, 2, 1, 0), (5, 3, 1, 2))),
         ((13,), ((4, 2, 1, 1),)),
+        # By slices forward.
+        ((13,), ((4, 3, 1, 0),)),
+        ((12,), ((3, 2, 1, 0),)),
+        ((8, 9), ((3, 1, 1, 0), (3, 2, 1, 0))),
     ],
 )
 def test_sums_over_windows_are_those_of_slices(sizes, axes, rng):
@@ -130,12 +134,18 @@ def _cubes(x):
     return (_pooled(x) ** 3).sum()
 
 
+def _averaged_cubes(x):
+    return (F.avg_pool2d(jnp.tile(x, (3, 4, 1, 1)), 3, 2) ** 3).sum()
+
+
 DERIVATIVES = {
     "forward": lambda x: jax.jvp(_pooled, (x,), (x**2,)),
     "twice": lambda x: jax.jvp(jax.grad(_cubes), (x,), (x**2,)),
     "reverse twice": jax.grad(lambda x: (jax.grad(_cubes)(x) ** 2).sum()),
     "by sample": jax.vmap(jax.grad(_cubes)),
     "places by sample": jax.vmap(lambda x: F.max_pool2d(x, 3, 2, 1, return_indices=True)),
+    "averages, twice": lambda x: jax.jvp(jax.grad(_averaged_cubes), (x,), (x**2,)),
+    "averages by sample": jax.vmap(jax.grad(lambda x: _averaged_cubes(x[None]))),
     "in loops, computed again": jax.grad(
         lambda x: jax.lax.scan(lambda c, _: (c + jax.checkpoint(_cubes)(x + c), None), x.mean(), None, 2)[0],
     ),
