@@ -113,10 +113,9 @@ inline double shared(int64_t tasks) { return double(tasks) / ((tasks + kThreads 
 
 // How long tiles of so many rows in all take for a term, in cycles of a product of vectors: those of few rows wait for what they load.
 inline double tile_cycles(int64_t rows, int64_t most = kMostRows) {
-  const Parts parts(rows, most);
-  double all = 0;
-  for (int64_t i = 0; i < parts.parts; ++i) all += std::max(parts.size(i) * 1.0, parts.size(i) / 2.0 + 2);
-  return all;
+  const auto of_tile = [](int64_t rows) { return std::max(rows * 1.0, rows / 2.0 + 2); };
+  const int64_t parts = Parts(rows, most).parts, size = rows / parts, longer = rows % parts;
+  return (parts - longer) * of_tile(size) + longer * of_tile(size + 1);
 }
 
 }  // namespace jnn
