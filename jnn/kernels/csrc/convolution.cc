@@ -71,7 +71,8 @@ struct Chosen {
     for (const Grid& grid : grids) {
       const Grid flat = grid.flattened();
       const Costs<T> costs(c, flat);
-      by_channel += costs.channels(), own += Costs<T>(c, grid).outputs(), others += std::min(costs.slabs(), costs.patches());
+      if (by_channel < none) by_channel += costs.channels();
+      own += Costs<T>(c, grid).outputs(), others += std::min(costs.slabs(), costs.patches());
     }
     const bool few = one && c.batch * product(grids[0].places) <= kMostPlaces;
     const double in_rows = few ? Costs<T>(c, grids[0]).places() : none, added = spread ? Costs<T>(c, *spread).columns() : none;

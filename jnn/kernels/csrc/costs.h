@@ -34,22 +34,18 @@ class Costs {
  public:
   Costs(const Channels& c, const Grid& grid) : c_(c), grid_(grid), low_(grid.taps.empty() ? Ints{} : grid.low()) {
     for (const Tap& tap : grid.taps)
-      for (int d = 0; d < 3; ++d) reach_[d] = std::max(reach_[d], (tap.offset[d] - low_[d]) / grid.in_step[d]);
+      for (int d = 0; d < 3; ++d) reach_[d] = std::max(reach_[d], tap.offset[d] - low_[d]);
+    for (int d = 0; d < 3; ++d) reach_[d] /= grid.in_step[d];
   }
 
   // A row is one thread's. Rows that are copied, for each phase of the steps, rows that are written, and products for what lies between
   // rows too.
   double slabs() const {
-    std::set<Ints> phases;
-    for (const Tap& tap : grid_.taps)
-      phases.insert({(tap.offset[0] - low_[0]) % grid_.in_step[0], (tap.offset[1] - low_[1]) % grid_.in_step[1],
-                     (tap.offset[2] - low_[2]) % grid_.in_step[2]});
     const double pitch = grid_.places[2] + reach_[2], rows = (grid_.places[0] + reach_[0]) * (grid_.places[1] + reach_[1]);
     const double copied = grid_.far() ? 60 : grid_.in_step[2] == 2 ? 25 : 15;
     const double tiles = grid_.places[0] * std::ceil((pitch * grid_.places[1] - reach_[2]) / kTileColumns<T>);
     const bool wide = c_.out <= kWideRows && tiles >= kWide * grid_.places[0];
-    const double read = copied * c_.in * phases.size() * rows * vectors(pitch),
-                 written = 20.0 * c_.out * lines() * vectors(grid_.places[2]);
+    const double read = copied * c_.in * phases() * rows * vectors(pitch), written = 20.0 * c_.out * lines() * vectors(grid_.places[2]);
     // Stacks leave out the depths that are outside the image. Fitted to 15 convolutions, of which 0.95 to 1.2 of the better of stacks and
     // lanes that are groups is chosen.
     const double one = in_stacks(c_, grid_)
@@ -119,6 +115,14 @@ class Costs {
   static constexpr int64_t kNear = 1 << 17;
 
   double taps() const { return grid_.taps.size(); }
+  double phases() const {
+    if (grid_.in_step == Ints{1, 1, 1}) return 1;
+    std::set<Ints> found;
+    for (const Tap& tap : grid_.taps)
+      found.insert({(tap.offset[0] - low_[0]) % grid_.in_step[0], (tap.offset[1] - low_[1]) % grid_.in_step[1],
+                    (tap.offset[2] - low_[2]) % grid_.in_step[2]});
+    return found.size();
+  }
   // Weights that are put in order, those of other phases too.
   double ordered() const { return c_.groups * c_.in * (2.0 * c_.kernel() * c_.out + 10.0 * taps()); }
   double lines() const { return grid_.places[0] * grid_.places[1]; }

@@ -70,8 +70,11 @@ struct Grid {
 
   // The places along a dimension for which an offset is inside the input.
   Range inside(int d, int64_t offset) const {
-    const int64_t step = in_step[d], first = offset < 0 ? std::min((step - 1 - offset) / step, places[d]) : 0;
-    return {first, std::clamp(offset < in[d] ? (in[d] - 1 - offset) / step + 1 : 0, first, places[d])};
+    const int64_t step = in_step[d];
+    // Large kernels have many taps, and divisions take long.
+    const auto steps = [=](int64_t n) { return step == 1 ? n : n / step; };
+    const int64_t first = offset < 0 ? std::min(steps(step - 1 - offset), places[d]) : 0;
+    return {first, std::clamp(offset < in[d] ? steps(in[d] - 1 - offset) + 1 : 0, first, places[d])};
   }
 
   // Whether of some places along a dimension an offset is inside the input, or between two that are.

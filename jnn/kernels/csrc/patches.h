@@ -21,12 +21,14 @@ constexpr int64_t kDepth = 192, kTilesAtOnce = 4;
 // Rows of a product that a task makes at most.
 constexpr int64_t kRowsAtOnce = 256;
 
-// Neighbours along a row, no more than lanes: `count` places from (image, place) on. They are the `at`-th of their block, and go to `slot`.
+// Neighbours along a row, no more than lanes: `count` places from (image, place) on, which read from `base` and `from` on, less a tap's
+// offset. They are the `at`-th of their block, and go to `slot`.
 struct Run {
   int64_t image;
   Ints place;
   int count;
-  int64_t at, slot;
+  int64_t at, slot, base;
+  Ints from;
 };
 
 // Where a run reads for one tap, less the channel, and which of its lanes stand inside the input.
@@ -49,7 +51,9 @@ class Block {
     // Counted on, for a division takes as long as several runs are copied.
     for (int64_t at = begin, image = begin / an_image, within = 0, part = 0; at < end;) {
       const int64_t count = std::min({columns - place[2], end - at, width - within, int64_t{kLanes<T>}});
-      runs_.push_back({image, place, static_cast<int>(count), at - begin, part + within});
+      const Ints from{place[0] * grid.in_step[0], place[1] * grid.in_step[1], place[2] * grid.in_step[2]};
+      const int64_t base = flat(image * in_channels, from[0], from[1], from[2]);
+      runs_.push_back({image, place, static_cast<int>(count), at - begin, part + within, base, from});
       at += count;
       if ((within += count) == width) within = 0, part += pitch;
       if ((place[2] += count) < columns) continue;
@@ -67,8 +71,7 @@ class Block {
       const int64_t shift = flat(0, tap.offset[0], tap.offset[1], tap.offset[2]);
       const bool everywhere = grid.everywhere(tap);
       for (const Run& run : runs_) {
-        const auto [z, y, x] = run.place;
-        next->from = flat(run.image * in_channels, z * grid.in_step[0], y * grid.in_step[1], x * grid.in_step[2]) + shift;
+        next->from = run.base + shift;
         next->mask = everywhere ? between(0, run.count) : inside(run, tap);
         ++next;
       }
@@ -121,7 +124,7 @@ class Block {
       const bool whole = !past && within == 0 && width <= std::min(end - at, an_image - rest);
       count = whole ? width : std::min({an_image - rest, end - at, width - within, int64_t{kLanes<T>}});
       if (whole) own_[part] = {image, rest};
-      else writes_.push_back({image, {0, 0, rest}, static_cast<int>(count), at - begin, 0});
+      else writes_.push_back({image, {0, 0, rest}, static_cast<int>(count), at - begin, 0, 0, {}});
       if ((within += count) == width) within = 0, ++part;
       if ((rest += count) == an_image) rest = 0, ++image;
     }
@@ -151,11 +154,13 @@ class Block {
   // The lanes of a run that a tap reads inside the input.
   Mask inside(const Run& run, const Tap& tap) const {
     for (int d = 0; d < 2; ++d) {
-      const int64_t at = run.place[d] * grid_.in_step[d] + tap.offset[d];
+      const int64_t at = run.from[d] + tap.offset[d];
       if (at < 0 || at >= grid_.in[d]) return 0;
     }
-    const int64_t step = grid_.in_step[2], x = run.place[2] * step + tap.offset[2], count = run.count;
+    const int64_t step = grid_.in_step[2], x = run.from[2] + tap.offset[2], count = run.count;
     if (x >= 0 && x + (count - 1) * step < grid_.in[2]) return between(0, run.count);
+    // Of steps of one, which need no division.
+    if (step == 1) return between(std::clamp<int64_t>(-x, 0, count), std::clamp<int64_t>(grid_.in[2] - x, 0, count));
     const int64_t first = x < 0 ? (-x + step - 1) / step : 0, end = x < grid_.in[2] ? (grid_.in[2] - 1 - x) / step + 1 : 0;
     return between(std::min(first, count), std::min(end, count));
   }
