@@ -21,6 +21,7 @@
 #include "geometry.h"
 #include "matrices.h"
 #include "outputs.h"
+#include "patches.h"
 #include "places.h"
 #include "products.h"
 #include "stacks.h"
@@ -175,7 +176,9 @@ class Costs {
   static double vectors(double numbers) { return std::ceil(numbers / kLanes<T>); }
 
   // Of all channels and tiles of places.
-  double products(double tiles) const { return tiles * c_.in * taps() * tile_cycles(c_.out); }
+  double products(double tiles) const {
+    return tiles * c_.in * (patches::leaves_out(c_, grid_.taps.size()) ? inside(true) : taps()) * tile_cycles(c_.out);
+  }
 
   const Channels& c_;
   const Grid& grid_;

@@ -18,6 +18,9 @@ namespace jnn::patches {
 
 // So many terms of a sum are taken at a time, and so many tiles side by side: patches of them stay in the cache.
 constexpr int64_t kDepth = 192, kTilesAtOnce = 4;
+// Kernels of so many taps, and those of one channel, leave out the taps that read nothing but padding, channel by channel.
+constexpr int64_t kManyTaps = 64;
+inline bool leaves_out(const Channels& c, int64_t taps) { return taps > 0 && (c.in == 1 || taps >= kManyTaps); }
 // Rows of a product that a task makes at most.
 constexpr int64_t kRowsAtOnce = 256;
 
@@ -78,6 +81,24 @@ class Block {
     }
     const int64_t filled = (end - begin) % width;
     for (int64_t at = filled; filled && at < width; at += kLanes<T>) gaps_.push_back((end - begin) / width * pitch + at);
+  }
+
+  // For each part of the slots, from the first to the last tap that is inside the input for any of its places.
+  std::vector<Range> used(int64_t pitch) const {
+    const int64_t taps = grid_.taps.size(), count = runs_.size();
+    std::vector<Range> found;
+    for (int64_t first = 0, last = 0; first < count; first = last) {
+      while (last < count && runs_[last].slot / pitch == runs_[first].slot / pitch) ++last;
+      const auto outside = [&](int64_t tap) {
+        const Read* own = reads_.data() + tap * count;
+        return std::all_of(own + first, own + last, [](const Read& read) { return read.mask == 0; });
+      };
+      Range own{0, taps};
+      while (own.begin < taps && outside(own.begin)) ++own.begin;
+      while (own.begin < own.end && outside(own.end - 1)) --own.end;
+      found.push_back(own);
+    }
+    return found;
   }
 
   // What the places read of the channel that begins at `channel`, for taps from one on, each `pitch` behind the other, into their slots. Up
@@ -172,6 +193,19 @@ class Block {
   std::vector<int64_t> gaps_;
 };
 
+// What of a range is among `count` from `first` on, counted from there.
+inline Range within(const Range& range, int64_t first, int64_t count) {
+  const int64_t begin = std::clamp(range.begin - first, int64_t{0}, count);
+  return {begin, std::clamp(range.end - first, begin, count)};
+}
+
+// From the first to the last that any of some ranges has.
+inline Range spanned(const std::vector<Range>& ranges) {
+  Range all = ranges[0];
+  for (const Range& own : ranges) all = {std::min(all.begin, own.begin), std::max(all.end, own.end)};
+  return all;
+}
+
 // How many taps from each on are copied at a time: neighbours, where few of those that a vector has in reach are of one tap.
 template <class T>
 std::vector<int64_t> together(const Grid& grid) {
@@ -204,34 +238,42 @@ void convolve(Pool& pool, const Channels& c, const Grid& grid, const T* x, const
   const std::vector<int64_t> at_once = together<T>(grid);
   std::vector<int32_t> offsets(std::min(depth, kDepth));
   for (size_t k = 0; k < offsets.size(); ++k) offsets[k] = k * width;
-  const bool past = past_cache<T>(c.batch * c.groups * c.out * out_size);
+  const bool past = past_cache<T>(c.batch * c.groups * c.out * out_size), parted = leaves_out(c, taps);
   parallel(pool, blocks.parts * unit_tasks.parts, [&](int64_t task) {
     const int64_t i = task / unit_tasks.parts, part = task % unit_tasks.parts, tiles = blocks.size(i);
     const int64_t begin = blocks.begin(i) * width, end = std::min(begin + tiles * width, places);
     const Block<T> block(grid, c.groups * c.in, begin, end, width, pitch, past);
+    const std::vector<Range> used = parted ? block.used(pitch) : std::vector<Range>(tiles, Range{0, depth});
+    const auto [least, most] = spanned(used);
     const auto patches = memory<T>(tiles * pitch), sums = memory<T>(most_rows * block_size);
     for (int64_t unit = unit_tasks.begin(part); unit < unit_tasks.begin(part + 1); ++unit) {
       const int64_t group = unit / unit_rows.parts, first = unit_rows.begin(unit % unit_rows.parts);
       const int64_t last = first + unit_rows.size(unit % unit_rows.parts), row = rows.begin(first);
       const T* input = x + group * c.in * in_size;
       const T* factors = weights.get() + group * c.out * depth;
-      for (int64_t k = 0; k == 0 || k < depth; k += kDepth) {
-        const int64_t terms = std::min(kDepth, depth - k);
+      int64_t k = 0;
+      do {
+        const int64_t base = parted ? k - k % taps : 0;
+        const int64_t terms = std::min(kDepth, (parted ? base + taps : depth) - k);
         for (int64_t i = 0, count; i < terms; i += count) {
           const int64_t channel = (k + i) / taps, tap = (k + i) % taps;
           count = std::min(at_once[tap], terms - i);
-          block.copy(input + channel * in_size, tap, count, patches.get() + i * width, width);
+          if (tap < least || tap >= most) count = 1;
+          else block.copy(input + channel * in_size, tap, count, patches.get() + i * width, width);
         }
         for (int64_t r = first; r < last; ++r) {
           const int64_t o = rows.begin(r), count = rows.size(r);
           for (int64_t t = 0; t < tiles; ++t) {
+            const Range read = within(used[t], k - base, terms);
             T* own = block.own(t, y + (group * c.out + o) * out_size, c.groups * c.out);
             T* to = own ? own : sums.get() + (o - row) * block_size + t * width;
-            kTiles<T>[count - 1](terms, factors + o* depth + k* count, count, patches.get() + t* pitch, offsets.data(), to,
-                                 own ? out_size : block_size, k > 0, bias ? bias + group* c.out + o : nullptr);
+            kTiles<T>[count - 1](read.size(), factors + o* depth + (k + read.begin)* count, count, patches.get() + t* pitch,
+                                 offsets.data() + read.begin, to, own ? out_size : block_size, k > 0,
+                                 bias ? bias + group* c.out + o : nullptr);
           }
         }
-      }
+        k += terms;
+      } while (k < depth);
       for (int64_t o = row; o < rows.begin(last); ++o)
         block.write(sums.get() + (o - row) * block_size, y + (group * c.out + o) * out_size, c.groups * c.out, past);
     }
