@@ -63,6 +63,9 @@ CASES = {
     "depthwise, tall kernels of volumes": (2, 1, 2, (6, 9, 10), (5, 5, 4), {"padding": 2, "groups": 2}),
     "one output of tall kernels": (5, 5, 1, (13, 9), (5, 3), {"padding": 2}),
     "depthwise, more taps than registers": (18, 1, 36, (40,), (23,), {"padding": 11, "groups": 18}),
+    # Tiles are of a depth or two, of which many taps read padding alone.
+    "large kernels of volumes": (2, 2, 15, (5, 6, 7), (7, 5, 6), {"padding": (3, 2, 3)}),
+    "large dilated kernels of one channel": (1, 1, 17, (9, 4, 5), (5, 7, 6), {"padding": (7, 3, 2), "dilation": (2, 1, 1)}),
     "one dimension": (4, 4, 17, (50,), (4,), {"padding": 2}),
     "one dimension, dilated groups": (4, 2, 6, (35,), (3,), {"padding": 2, "dilation": 3, "groups": 2}),
     "many images in steps": (18, 18, 34, (5, 7), (3, 3), {"padding": 1, "stride": 2, "batch": 9}),
