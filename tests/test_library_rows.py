@@ -56,7 +56,8 @@ def test_norms_are_their_definition(groups, members, places, options, shape, mea
     layout = Layout(groups, members, places, **{"eps": 1e-5, **options})
     for dtype, rtol in ((np.float64, 1e-10), (np.float32, 5e-5)):
         x, g = (jnp.asarray(rng.standard_normal(shape) + at, dtype) for at in (mean, 0))
-        w, b = (jnp.asarray(rng.standard_normal(shape[groups:places]), dtype) for _ in range(2))
+        # What is not centred has no bias.
+        w, b = (jnp.asarray(rng.standard_normal(shape[groups:places]) * factor, dtype) for factor in (1, layout.centered))
 
         def of(function, g=g):
             def run(*arrays):

@@ -53,6 +53,7 @@ def normalized(layout: Layout, x: Array, weight: Array | None, bias: Array | Non
 
     ``weight`` and ``bias`` have a value for each member of each group, in any shape. What is returned has the dtype of ``x``.
     """
+    assert layout.centered or bias is None
     # What is left of a single value is nothing, to the last digit, in which the library's products would differ.
     single = all(x.shape[axis] == 1 for axis in layout.axes(x))
     return (_as_defined if single else _normalized)(layout, x, *_of_channels(layout, x, weight, bias))
