@@ -101,11 +101,7 @@ struct Taps {
 
   // From the first tap to the last of those that read inside the image for a row of places.
   Range read(int64_t z, int64_t y) const {
-    int64_t begin = 0, end = offsets.size();
-    auto reads = [&](int64_t t) { return depths[t].has(z) && rows[t].has(y); };
-    while (begin < end && !reads(begin)) ++begin;
-    while (begin < end && !reads(end - 1)) --end;
-    return {begin, end};
+    return spanned(offsets.size(), [&](int64_t t) { return depths[t].has(z) && rows[t].has(y); });
   }
 };
 

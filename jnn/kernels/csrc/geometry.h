@@ -27,7 +27,22 @@ struct Range {
   int64_t begin, end;
   int64_t size() const { return end - begin; }
   bool has(int64_t i) const { return begin <= i && i < end; }
+
+  // What is among `count` from `first` on, counted from there.
+  Range within(int64_t first, int64_t count) const {
+    const int64_t from = std::clamp(begin - first, int64_t{0}, count);
+    return {from, std::clamp(end - first, from, count)};
+  }
 };
+
+// From the first to the last of `count` for which holds(i).
+template <class Holds>
+Range spanned(int64_t count, const Holds& holds) {
+  Range found{0, count};
+  while (found.size() && !holds(found.begin)) ++found.begin;
+  while (found.size() && !holds(found.end - 1)) --found.end;
+  return found;
+}
 
 // out[first + place * out_step] is a sum over taps of what stands at in[place * in_step + offset].
 struct Grid {

@@ -89,14 +89,10 @@ class Block {
     std::vector<Range> found;
     for (int64_t first = 0, last = 0; first < count; first = last) {
       while (last < count && runs_[last].slot / pitch == runs_[first].slot / pitch) ++last;
-      const auto outside = [&](int64_t tap) {
+      found.push_back(spanned(taps, [&](int64_t tap) {
         const Read* own = reads_.data() + tap * count;
-        return std::all_of(own + first, own + last, [](const Read& read) { return read.mask == 0; });
-      };
-      Range own{0, taps};
-      while (own.begin < taps && outside(own.begin)) ++own.begin;
-      while (own.begin < own.end && outside(own.end - 1)) --own.end;
-      found.push_back(own);
+        return std::any_of(own + first, own + last, [](const Read& read) { return read.mask != 0; });
+      }));
     }
     return found;
   }
@@ -112,6 +108,17 @@ class Block {
       ++read;
     }
     for (int64_t slot : gaps_) store(to + slot, Vector<T>{});
+  }
+
+  // The same for terms of the sums over the channels from `input` on and their taps, of which those that are not `read` are left out. So
+  // many taps from each on are copied `at_once`.
+  void fill(const T* input, const Range& terms, const Range& read, const std::vector<int64_t>& at_once, T* to, int64_t pitch) const {
+    const int64_t taps = grid_.taps.size(), in_size = product(grid_.in);
+    for (int64_t k = terms.begin, count; k < terms.end; k += count, to += count * pitch) {
+      const int64_t channel = k / taps, tap = k % taps;
+      count = read.has(tap) ? std::min(at_once[tap], terms.end - k) : 1;
+      if (read.has(tap)) copy(input + channel * in_size, tap, count, to, pitch);
+    }
   }
 
   // Where a part's values are computed in the channel of the output that begins at `channel`, or nothing.
@@ -193,19 +200,6 @@ class Block {
   std::vector<int64_t> gaps_;
 };
 
-// What of a range is among `count` from `first` on, counted from there.
-inline Range within(const Range& range, int64_t first, int64_t count) {
-  const int64_t begin = std::clamp(range.begin - first, int64_t{0}, count);
-  return {begin, std::clamp(range.end - first, begin, count)};
-}
-
-// From the first to the last that any of some ranges has.
-inline Range spanned(const std::vector<Range>& ranges) {
-  Range all = ranges[0];
-  for (const Range& own : ranges) all = {std::min(all.begin, own.begin), std::max(all.end, own.end)};
-  return all;
-}
-
 // How many taps from each on are copied at a time: neighbours, where few of those that a vector has in reach are of one tap.
 template <class T>
 std::vector<int64_t> together(const Grid& grid) {
@@ -244,7 +238,8 @@ void convolve(Pool& pool, const Channels& c, const Grid& grid, const T* x, const
     const int64_t begin = blocks.begin(i) * width, end = std::min(begin + tiles * width, places);
     const Block<T> block(grid, c.groups * c.in, begin, end, width, pitch, past);
     const std::vector<Range> used = parted ? block.used(pitch) : std::vector<Range>(tiles, Range{0, depth});
-    const auto [least, most] = spanned(used);
+    const Range read =
+        spanned(taps, [&](int64_t tap) { return std::any_of(used.begin(), used.end(), [=](const Range& own) { return own.has(tap); }); });
     const auto patches = memory<T>(tiles * pitch), sums = memory<T>(most_rows * block_size);
     for (int64_t unit = unit_tasks.begin(part); unit < unit_tasks.begin(part + 1); ++unit) {
       const int64_t group = unit / unit_rows.parts, first = unit_rows.begin(unit % unit_rows.parts);
@@ -255,20 +250,15 @@ void convolve(Pool& pool, const Channels& c, const Grid& grid, const T* x, const
       do {
         const int64_t base = parted ? k - k % taps : 0;
         const int64_t terms = std::min(kDepth, (parted ? base + taps : depth) - k);
-        for (int64_t i = 0, count; i < terms; i += count) {
-          const int64_t channel = (k + i) / taps, tap = (k + i) % taps;
-          count = std::min(at_once[tap], terms - i);
-          if (tap < least || tap >= most) count = 1;
-          else block.copy(input + channel * in_size, tap, count, patches.get() + i * width, width);
-        }
+        block.fill(input, {k, k + terms}, read, at_once, patches.get(), width);
         for (int64_t r = first; r < last; ++r) {
           const int64_t o = rows.begin(r), count = rows.size(r);
           for (int64_t t = 0; t < tiles; ++t) {
-            const Range read = within(used[t], k - base, terms);
+            const Range own_terms = used[t].within(k - base, terms);
             T* own = block.own(t, y + (group * c.out + o) * out_size, c.groups * c.out);
             T* to = own ? own : sums.get() + (o - row) * block_size + t * width;
-            kTiles<T>[count - 1](read.size(), factors + o* depth + (k + read.begin)* count, count, patches.get() + t* pitch,
-                                 offsets.data() + read.begin, to, own ? out_size : block_size, k > 0,
+            kTiles<T>[count - 1](own_terms.size(), factors + o* depth + (k + own_terms.begin)* count, count, patches.get() + t* pitch,
+                                 offsets.data() + own_terms.begin, to, own ? out_size : block_size, k > 0,
                                  bias ? bias + group* c.out + o : nullptr);
           }
         }
